@@ -1,0 +1,38 @@
+# make demo: installs, trains a small denoiser on bundled photographs, analyses it, and prints where the report is.
+# make test: installs, runs the test suite.
+# Both build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PYTHON ?=
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: demo test lint install clean
+
+demo: $(INSTALLED)
+	$(BIN)/python train.py --config configs/demo.py
+	$(BIN)/python analyze.py --ckpt runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@python="$(PYTHON)"; \
+	for candidate in python3.12 python3.11 python3 python; do \
+	  [ -n "$$python" ] && break; \
+	  $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$$candidate; \
+	done; \
+	[ -n "$$python" ] || { echo "Python 3.11 or newer, with venv, was not found; install it, or say make PYTHON=/path/to/python." >&2; exit 2; }; \
+	echo "Installing into .venv with $$($$python --version) (about a minute, 1.2 GB)"; \
+	rm -rf .venv && $$python -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(INSTALLED)
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,117 @@
+"""Run configurations, and how a configuration is read, changed from the command line, and checked."""
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from unetrep_jax.storage import InputError
+
+
+def load(path: str | None) -> ml_collections.ConfigDict:
+    """Reads a configuration file: a Python file with `get_config() -> ConfigDict`. The result is locked."""
+    known = ", ".join(sorted(str(p.parent.name + "/" + p.name) for p in Path(__file__).parent.glob("[!_]*.py")))
+    if not path:
+        raise InputError(f"--config is missing; give a configuration file, for example one of {known}.")
+    file = Path(path)
+    if not file.is_file():
+        close = difflib.get_close_matches(file.name, [p.name for p in Path(__file__).parent.glob("[!_]*.py")], n=1)
+        hint = f"did you mean configs/{close[0]}?" if close else f"there are {known}."
+        raise InputError(f"--config {path}: no such file; {hint}")
+    spec = importlib.util.spec_from_file_location("_config", file)
+    if spec is None:
+        raise InputError(f"--config {path} is not a Python file; it must end in .py and define get_config().")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config {path} defines no get_config(); see configs/default.py.")
+    return module.get_config().lock()
+
+
+def from_plain(plain: dict[str, Any]) -> ml_collections.ConfigDict:
+    """A configuration from the plain dictionary that a checkpoint holds, on top of today's defaults for keys it lacks."""
+    from configs import default
+
+    config = default.get_config()
+    for key, value in flatten(plain):
+        try:
+            _set(config, key, value)
+        except InputError:  # A key that an older version had and this one does not: nothing reads it any more.
+            continue
+    return config.lock()
+
+
+def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+    """Applies command-line arguments `--config.section.key=value` (or with a space instead of `=`), in order, in place.
+
+    Raises:
+      InputError: an argument of another form, an unknown key (with the nearest known one), or a value of the wrong type.
+    """
+    arguments = list(arguments)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--config."):
+            raise InputError(f"argument {argument!r} is unknown; settings are given as --config.section.key=value.")
+        key, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            if not arguments:
+                raise InputError(f"--config.{key} has no value; write --config.{key}=value.")
+            text = arguments.pop(0)
+        _set(config, key, _literal(text))
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    known = dict(flatten(config))
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1) or [k for k in known if k.endswith(f".{name}")][:1]
+        hint = f"did you mean {close[0]}?" if close else "see configs/default.py."
+        raise InputError(f"--config.{key} is no setting; {hint}")
+    section = config
+    for part in sections:
+        section = section[part]
+    old = section[name]
+    if isinstance(old, str) and not isinstance(value, str):
+        value = str(value)
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    fits = type(value) is type(old) or (isinstance(old, float) and type(value) is int) or _depth(key, old, value)
+    if not fits:
+        raise InputError(
+            f"--config.{key}={value!r} is of type {type(value).__name__}; it must be {type(old).__name__}, like {old!r}."
+        )
+    with section.ignore_type(), section.unlocked():
+        section[name] = float(value) if isinstance(old, float) else value
+
+
+def _depth(key: str, old: Any, value: Any) -> bool:
+    """Depths are one number or one per block; both types are right."""
+    return key.endswith("_depth") and isinstance(value, int | tuple | list) and not isinstance(value, bool)
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("section.key", value) for every setting."""
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The configuration as dictionaries and lists: what JSON makes of it, so that it compares equal after a round trip."""
+    return {
+        key: plain(value) if hasattr(value, "items") else list(value) if isinstance(value, tuple) else value
+        for key, value in config.items()
+    }

@@ -1,0 +1,144 @@
+"""Every setting, its unit and its default: the network and training of arXiv 2506.01912, on the bundled photographs.
+
+    python train.py --config configs/default.py --workdir runs/mine --config.data.source=folder --config.data.train_path=~/photos
+
+The other configurations change a few lines of this one.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults."""
+    config = ConfigDict()
+    config.seed = 0  # of initial parameters, noise, and the order of images
+
+    config.data = ConfigDict(
+        {
+            "source": "photographs",  # photographs (inside installed packages) | tfds | folder | npy
+            "image_size": 64,  # pixels; height = width; a multiple of 2^(number of model.channels - 1)
+            "image_channels": 3,  # 3 colour, 1 grey
+            "cache_dir": "~/.cache/unetrep_jax",  # where decoded images are kept
+            "name": "imagenet_resized/64x64",  # tfds: data set
+            "data_dir": "~/tensorflow_datasets",  # tfds: where it is, or is prepared
+            "zip_dir": "",  # tfds: folder with imagenet_resized's zips, instead of a download
+            "train_split": "train",  # tfds: split to train on
+            "validation_split": "validation",  # tfds: split to validate and analyse
+            "train_path": "",  # folder, npy: training images
+            "validation_path": "",  # folder, npy: validation images; folder: empty = a held-out share of train_path
+            "validation_fraction": 0.05,  # folder: the held-out share of files
+            "train_labels": "",  # npy: int array [n], optional
+            "validation_labels": "",  # npy: int array [n], optional
+            "max_unreadable": 0.01,  # folder: largest share of unreadable files that is borne
+            "train_crops": 8192,  # photographs: crops to train on
+            "validation_crops": 512,  # photographs: crops of the held-out photographs
+        }
+    )
+
+    config.model = ConfigDict(
+        {
+            "name": "unet",
+            "channels": (64, 128, 256, 512),  # per scale, finest first; the last is the middle block
+            "encoder_depth": 2,  # layers per block: a number, or one per block, finest first
+            "mid_depth": 3,  # layers
+            "decoder_depth": 6,  # layers per block; the authors' code also uses (5, 6, 7)
+            "norm": "layer",  # layer (deviation over the image) | instance (per channel)
+            "bias": True,  # biases of the 3x3 convolutions
+            "gain_init": "near_zero",  # initial norm gains: near_zero (published) | one
+            "dtype": "float32",  # of convolutions and activations: float32 | bfloat16
+        }
+    )
+
+    config.noise = ConfigDict(
+        {
+            "distribution": "inv_sqrt",  # uniform | inv_sqrt | power_law | inv | inv_1p5 | inv_sq | arccos
+            "sigma_min": 0.0,  # intensity units: 1 = full range
+            "sigma_max": 1.0,  # intensity units
+            "power": 7.0,  # power_law's exponent
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            "epochs": 1000.0,  # passes over the training images
+            "start_from": "",  # run or checkpoint whose parameters to start from; empty = random ones
+            "batch_size": 512,  # images, over all devices
+            "crop": 0,  # pixels; side of a random square of each image to train on; 0 = whole images
+            "learning_rate": 1e-3,
+            "schedule": "halving",  # halving | constant | cosine
+            "halve_every": 100.0,  # epochs; halving only
+            "warmup_steps": 0,  # steps of linear warm-up
+            "weight": "one",  # of the error: one | inverse_sigma
+            "clip_norm": 0.0,  # largest gradient norm; 0 = no clipping
+            "ema_decay": 0.0,  # of averaged parameters; 0 = none kept
+        }
+    )
+
+    config.evaluate = ConfigDict(
+        {
+            "every": 1000,  # steps
+            "images": 200,  # validation images, spread evenly over the set
+            "batch_size": 100,  # images at once
+            "levels": 10,  # noise levels, log-spaced
+            "sigma_min": 0.01,  # intensity units
+            "sigma_max": 1.0,  # intensity units
+        }
+    )
+
+    config.checkpoint = ConfigDict(
+        {
+            "every": 1000,  # steps
+            "keep": 3,  # newest checkpoints kept, 2 or more
+        }
+    )
+
+    config.log = ConfigDict({"every": 100})  # steps
+
+    config.devices = ConfigDict(
+        {
+            "cpu_devices": 2,  # virtual devices where there is only a CPU; 2 use its cores better than 1
+            "distributed": False,  # several processes make one run: a TPU pod, a cluster
+            "coordinator": "",  # "host:port" of process 0, where the platform does not tell
+            "processes": 0,  # number of processes, with coordinator
+            "process": 0,  # this process's number, with coordinator
+        }
+    )
+
+    config.analysis = ConfigDict(
+        {
+            "images": 0,  # images to analyse, spread evenly over the set; 0 = all
+            "untrained_images": 2000,  # the first of these, for the untrained network
+            "first_images": 200,  # denoising: of these the PSNR is also given apart, to compare with published tables
+            "spectrum_images": 20_000,  # denoising: training images, spread over the set, for the Wiener filter
+            "batch_size": 64,  # images at once, over the devices of one process
+            "sigmas": (  # noise levels, intensity units x 255
+                0.0,
+                10.0,
+                30.0,
+                50.0,
+                70.0,
+                80.0,
+                90.0,
+                100.0,
+                110.0,
+                120.0,
+                150.0,
+                170.0,
+                190.0,
+                220.0,
+                255.0,
+                300.0,
+                400.0,
+                510.0,
+                650.0,
+                765.0,
+            ),
+            "sigma": 100.0,  # working noise level, x 255; one of sigmas
+            "draws": 20,  # noise draws averaged at each level above 0
+            "clusters": (100, 1000),  # numbers of clusters
+            "cluster_seeds": 3,  # seeds for which K-means is repeated
+            "cluster_runs": 10,  # initialisations per seed, of which the best is kept
+            "seed": 42,
+        }
+    )
+    return config

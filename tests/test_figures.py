@@ -1,0 +1,297 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from unetrep_jax import figures
+
+BLOCKS = ("encoder1", "encoder2", "mid", "decoder2", "decoder1")
+random = np.random.default_rng(0)
+
+
+def ratios(nan: bool = False) -> dict:
+    return {b: tuple(np.full(40, np.nan) if nan else random.uniform(0.1, 0.9, 40) for _ in range(2)) for b in BLOCKS}
+
+
+def bands(levels: int) -> dict:
+    return {block: np.sort(random.uniform(0, 1, (levels, 3)), -1) for block in BLOCKS}
+
+
+def words(figure: Figure) -> str:
+    figure.draw_without_rendering()
+    return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+
+def line(axes, label: str):
+    return next(found for found in axes.lines if found.get_label() == label)
+
+
+# Participation ratio
+
+
+def test_ratio_histograms_show_trained_above_untrained_in_the_order_of_the_blocks():
+    figure = figures.participation_ratio_histograms(ratios(), ratios(), levels_text="σ = 100/255, 40 images")
+    assert len(figure.axes) == 10
+    assert [axes.get_title() for axes in figure.axes[:5]] == list(BLOCKS)
+    assert [figure.axes[i].get_ylabel().split("\n")[0] for i in (0, 5)] == ["trained", "untrained"]
+    assert {axes.get_xlim() for axes in figure.axes} == {(0, 1)}
+    assert "σ = 100/255, 40 images" in words(figure)
+
+
+def test_ratio_histograms_count_every_image_once_and_mark_the_medians():
+    trained = ratios()
+    figure = figures.participation_ratio_histograms(trained, ratios(), levels_text="")
+    axes = figure.axes[2]
+    for end, values in zip(("input", "output"), trained["mid"], strict=True):
+        outline = next(patch for patch in axes.patches if patch.get_label() == end).get_path().vertices
+        shares, edges = np.histogram(values, 50, (0, 1))
+        steps = [(edge, share / 40) for i, share in enumerate(shares) for edge in edges[i : i + 2]]
+        assert {(round(x, 6), round(y, 6)) for x, y in steps} <= {(round(x, 6), round(y, 6)) for x, y in outline}
+        assert line(axes, f"median {end}").get_xdata()[0] == np.median(values)
+    assert f"{np.median(trained['mid'][0]):.2f} → {np.median(trained['mid'][1]):.2f}" in words(figure)
+
+
+def test_a_nan_is_left_out_of_the_ratio_histograms():
+    trained, untrained = ratios(), ratios()
+    with_nan = {block: tuple(np.append(end, np.nan) for end in ends) for block, ends in trained.items()}
+    figure = figures.participation_ratio_histograms(with_nan, untrained, levels_text="")
+    same = figures.participation_ratio_histograms(trained, untrained, levels_text="")
+    for axes, expected in zip(figure.axes, same.axes, strict=True):
+        for patch, other in zip(axes.patches, expected.patches, strict=True):
+            np.testing.assert_array_equal(patch.get_path().vertices, other.get_path().vertices)
+
+
+def test_a_block_without_numbers_says_no_data():
+    trained, untrained = ratios(), ratios()
+    trained["mid"] = (np.full(3, np.nan), np.full(3, np.nan))
+    del untrained["mid"]
+    figure = figures.participation_ratio_histograms(trained, untrained, levels_text="")
+    assert words(figure).count("no data") == 2
+
+
+def test_ratios_by_noise_are_drawn_as_given_with_sigma_zero_inside_the_frame():
+    sigmas, trained, untrained = np.array([0, 10, 100, 765]) / 255, bands(4), bands(4)
+    figure = figures.participation_ratio_by_noise(sigmas, trained, untrained)
+    assert len(figure.axes) == 5
+    figure.draw_without_rendering()
+    for axes, block in zip(figure.axes, BLOCKS, strict=True):
+        for name, given in {"trained": trained, "untrained": untrained}.items():
+            np.testing.assert_allclose(line(axes, name).get_xdata(), [0, 10, 100, 765])
+            np.testing.assert_array_equal(line(axes, name).get_ydata(), given[block][:, 1])
+        assert axes.get_xscale() == "symlog"
+        assert axes.get_xlim()[0] < 0 < 765 < axes.get_xlim()[1]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "10", "100"]
+    assert "1/255" in words(figure)
+
+
+def test_without_sigma_zero_the_noise_axis_is_logarithmic():
+    figure = figures.participation_ratio_by_noise(np.array([10.0, 50.0]) / 255, bands(2), {})
+    assert figure.axes[0].get_xscale() == "log"
+
+
+# Lines
+
+
+def test_curves_draw_the_given_numbers_bands_and_reference():
+    x, plain, band = np.arange(5.0), random.normal(size=5), np.sort(random.normal(size=(5, 3)), -1)
+    figure = figures.curves(
+        x, {"plain": plain, "band": band}, xlabel="time (s)", ylabel="height (m)", reference=("chance", 0.25)
+    )
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(line(axes, "plain").get_ydata(), plain)
+    np.testing.assert_array_equal(line(axes, "band").get_ydata(), band[:, 1])
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(corner) for corner in corners} == {(i, band[i, j]) for i in range(5) for j in (0, 2)}
+    assert set(line(axes, "chance").get_ydata()) == {0.25}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time (s)", "height (m)")
+    assert all(name in words(figure) for name in ("plain", "band", "chance"))
+
+
+def test_a_logarithmic_axis_leaves_out_what_is_not_positive():
+    figure = figures.curves(np.array([0, 1, 10]), {"a": np.arange(3.0)}, xlabel="", ylabel="", log_x=True)
+    np.testing.assert_array_equal(line(figure.axes[0], "a").get_xdata(), [np.nan, 1, 10])
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_the_denoising_curve_shows_output_against_input_and_their_difference():
+    sigmas = np.array([10, 25, 50, 100]) / 255
+    noisy = -20 * np.log10(sigmas)
+    series = {"network": noisy + np.array([4, 7, 10, 13]), "Wiener": noisy[:, None] + [1.0, 2.0, 3.0]}
+    figure = figures.denoising_curve(sigmas, noisy, series)
+    left, right = figure.axes
+    np.testing.assert_array_equal(line(left, "network").get_xdata(), noisy)
+    np.testing.assert_array_equal(line(left, "network").get_ydata(), series["network"])
+    np.testing.assert_allclose(line(right, "network").get_ydata(), [4, 7, 10, 13])
+    np.testing.assert_allclose(line(right, "Wiener").get_ydata(), [2, 2, 2, 2])
+    assert all(text in words(figure) for text in ("noisy input", "25", "100", "dB"))
+
+
+def test_the_denoising_curve_leaves_out_the_noiseless_level():
+    figure = figures.denoising_curve(np.array([0, 0.1]), np.array([np.inf, 20.0]), {"network": np.array([60.0, 27.0])})
+    np.testing.assert_array_equal(line(figure.axes[0], "network").get_xdata(), [20])
+    figure.draw_without_rendering()
+
+
+def test_noise_levels_too_close_to_name_are_drawn_but_not_named():
+    sigmas = np.array([10, 100, 101, 102, 200]) / 255
+    noisy = -20 * np.log10(sigmas)
+    figure = figures.denoising_curve(sigmas, noisy, {"network": noisy + 1})
+    assert len(line(figure.axes[0], "network").get_xdata()) == 5
+    above = figure.axes[0].child_axes[0]
+    assert [label.get_text() for label in above.get_xticklabels()] == ["200", "102", "10"]
+
+
+def test_training_curves_draw_the_given_numbers():
+    seen, loss = np.arange(1, 9) * 512, np.geomspace(900, 100, 8)
+    psnr = random.uniform(10, 40, (3, 2))
+    figure = figures.training_curves(seen, loss, seen[:3], psnr, np.array([25, 50]) / 255)
+    left, right = figure.axes
+    np.testing.assert_array_equal(line(left, "loss").get_ydata(), loss)
+    np.testing.assert_array_equal(line(left, "loss").get_xdata(), seen)
+    assert left.get_yscale() == "log"
+    np.testing.assert_array_equal(line(right, "25").get_ydata(), psnr[:, 0])
+    np.testing.assert_array_equal(line(right, "50").get_ydata(), psnr[:, 1])
+
+
+# Images
+
+
+def test_the_denoising_strip_shows_every_image_with_its_sigma_and_psnr():
+    clean = random.uniform(size=(2, 8, 8, 3))
+    noisy = clean + random.normal(size=(3, 2, 8, 8, 3))
+    sigmas = np.array([10, 25, 100]) / 255
+    psnr = np.arange(6.0).reshape(3, 2) + 20
+    figure = figures.denoising_strip(clean, noisy, noisy / 2, sigmas, noisy_psnr=psnr, denoised_psnr=psnr + 10)
+    (axes,) = figure.axes
+    drawn = [image.get_array() for image in axes.images]
+    expected = [*clean, *(image for n in noisy for image in (*n, *(n / 2)))]
+    assert len(drawn) == 14
+    for image, given in zip(drawn, expected, strict=True):
+        np.testing.assert_array_equal(image, np.clip(given, 0, 1))
+    text = words(figure)
+    assert all(f"σ = {level}/255" in text for level in (10, 25, 100))
+    assert all(f"{value:.1f} dB" in text for value in (*psnr.ravel(), *(psnr + 10).ravel()))
+
+
+def test_every_image_pixel_is_a_square_of_equal_png_pixels(tmp_path):
+    images = random.integers(0, 256, (2, 3, 13, 17, 3), dtype=np.uint8)
+    png = np.asarray(Image.open(figures.save(figures.cluster_grid(images, [1, 2], ["", ""]), tmp_path, "grid")))[
+        ..., :3
+    ]
+    zoom = round(150 / 17)
+    for image in images.reshape(6, 13, 17, 3):
+        tile = np.repeat(np.repeat(image, zoom, 0), zoom, 1)
+        corner = np.argwhere((png == tile[0, 0]).all(-1))
+        places = (png[y : y + tile.shape[0], x : x + tile.shape[1]] for y, x in corner)
+        assert any(place.shape == tile.shape and (place == tile).all() for place in places)
+
+
+def test_cluster_rows_carry_their_number_and_title():
+    figure = figures.cluster_grid(random.uniform(size=(2, 4, 8, 8, 3)), [7, 93], ["412 images\n34 % beach", "9 images"])
+    assert all(text in words(figure) for text in ("cluster 7", "cluster 93", "412 images\n34 % beach", "9 images"))
+
+
+def test_grey_images_are_shown_grey_between_fixed_black_and_white():
+    images = random.uniform(0.4, 0.6, (1, 2, 8, 8, 1)).astype(np.float32)
+    (axes,) = figures.cluster_grid(images, np.array([0]), [""]).axes
+    for drawn, given in zip(axes.images, images[0, ..., 0], strict=True):
+        np.testing.assert_allclose(drawn.get_array(), given)
+        assert (drawn.get_clim(), drawn.cmap.name) == ((0, 1), "gray")
+
+
+def test_a_place_without_image_stays_empty():
+    images = random.uniform(size=(1, 3, 8, 8, 3))
+    images[0, 2] = np.nan
+    assert len(figures.cluster_grid(images, [0], [""]).axes[0].images) == 2
+
+
+# Separation
+
+
+def test_the_separation_scatter_has_spread_across_distance_up_and_lines_of_slope_1_2_4():
+    distance, spread = np.array([1.0, 2.0, np.nan]), np.array([0.5, 1.5, 1.0])
+    figure = figures.separation_scatter({"clusters": (distance, spread)})
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), [[0.5, 1.0], [1.5, 2.0]])
+    slopes = [np.divide(*drawn.get_xydata()[1][::-1]) for drawn in axes.lines]
+    np.testing.assert_allclose(slopes, [1, 2, 4])
+    assert all(text in words(figure) for text in ("n = 2", "ratio 1", "ratio 2", "ratio 4"))
+
+
+def test_separation_distributions_show_the_quantiles_of_every_group():
+    figure = figures.separation_histograms({"clusters": np.arange(101.0), "null": np.full(4, np.nan)})
+    (axes,) = figure.axes
+    segments = [collection.get_segments()[0][:, 0] for collection in axes.collections]
+    np.testing.assert_allclose(segments, [[5, 95], [25, 75]])
+    assert line(axes, "median").get_xdata() == [50]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["clusters\nn = 101", "null\nn = 0"]
+    assert "no data" in words(figure)
+
+
+# All of them
+
+
+GONE, GONE_BANDS, LEVELS = np.full(4, np.nan), {"mid": np.full((4, 3), np.nan)}, np.array([0.0, 0.1, 0.2, 0.3])
+NOTHING_AT_ALL = {
+    "ratios": lambda: figures.participation_ratio_histograms(ratios(nan=True), ratios(nan=True), levels_text=""),
+    "ratios by noise": lambda: figures.participation_ratio_by_noise(LEVELS, GONE_BANDS, GONE_BANDS),
+    "curves": lambda: figures.curves(LEVELS, {"a": GONE}, xlabel="", ylabel=""),
+    "denoising": lambda: figures.denoising_curve(LEVELS, GONE, {"a": GONE}),
+    "scatter": lambda: figures.separation_scatter({"a": (GONE, GONE)}),
+    "separation": lambda: figures.separation_histograms({"a": GONE}),
+    "training": lambda: figures.training_curves(GONE, GONE, np.empty(0), np.empty((0, 4)), LEVELS),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NOTHING_AT_ALL)
+def test_figures_of_nothing_but_nan_say_no_data(name, tmp_path):
+    figure = NOTHING_AT_ALL[name]()
+    figures.save(figure, tmp_path, "empty")
+    assert "no data" in words(figure)
+
+
+def test_save_writes_png_at_200_dpi_and_pdf_with_searchable_text_and_no_date(tmp_path):
+    figure = figures.curves(np.arange(3.0), {"a": np.arange(3.0)}, xlabel="x", ylabel="y")
+    path = figures.save(figure, tmp_path / "new", "curve")
+    assert path == tmp_path / "new" / "curve.png"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["curve.pdf", "curve.png"]
+    width, height = figure.get_size_inches()
+    assert Image.open(path).size == (round(200 * width), round(200 * height))
+    pdf = path.with_suffix(".pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf and b"Date" not in pdf
+
+
+def test_a_users_matplotlib_settings_neither_change_figures_nor_are_changed(tmp_path):
+    x, y = np.arange(3.0), np.arange(3.0)
+    plain = figures.save(figures.curves(x, {"a": y}, xlabel="x", ylabel="y"), tmp_path, "plain").read_bytes()
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        path = figures.save(figures.curves(x, {"a": y}, xlabel="x", ylabel="y"), tmp_path, "loud")
+        assert dict(matplotlib.rcParams) == before
+    assert path.read_bytes() == plain
+
+
+def test_two_processes_write_the_same_bytes_and_need_no_pyplot(tmp_path):
+    script = """
+import sys, numpy as np
+from unetrep_jax import figures
+ratios = {"mid": (np.linspace(.2, .4, 9), np.linspace(.5, .9, 9))}
+figures.save(figures.participation_ratio_histograms(ratios, ratios, levels_text="σ = 100/255"), sys.argv[1], "a")
+figures.save(figures.cluster_grid(np.ones((1, 2, 8, 8, 3)), [1], ["n = 2"]), sys.argv[1], "b")
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    digests = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", script, tmp_path / seed], check=True, env=environment)
+        files = sorted((tmp_path / seed).iterdir())
+        digests.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
+    assert len(digests[0]) == 4
+    assert digests[0] == digests[1]

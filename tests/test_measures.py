@@ -1,0 +1,171 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unetrep_jax.measures import Separation, group_means, participation_ratio, quartiles, separation, separations
+
+
+def ratio_in_float64(a, axis=-1):
+    a = np.abs(np.asarray(a, np.float64))
+    return a.sum(axis) ** 2 / (a.shape[axis] * (a**2).sum(axis))
+
+
+# participation ratio
+
+
+@pytest.mark.parametrize("carrying", [1, 2, 7, 16])
+def test_the_participation_ratio_of_k_equal_entries_among_d_is_k_over_d(carrying):
+    vector = np.r_[np.full(carrying, 0.3), np.zeros(16 - carrying)].astype(np.float32)
+    np.testing.assert_allclose(participation_ratio(vector), carrying / 16, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 64, 512, 1000])
+def test_the_participation_ratio_never_leaves_its_range(dimensions):
+    draws = np.random.default_rng(0).normal(size=(200, dimensions)).astype(np.float32)
+    nearly_equal = 1 + 1e-4 * draws
+    one_dominates = np.where(np.arange(dimensions) == 0, 1.0, 1e-6 * np.abs(draws)).astype(np.float32)
+    for vectors in (draws, nearly_equal, one_dominates):
+        ratio = np.asarray(participation_ratio(vectors))
+        assert ratio.min() >= np.float32(1 / dimensions)
+        assert ratio.max() <= 1
+
+
+@pytest.mark.parametrize("scale", [-1.0, 3.7, 1e-36, 1e-20, 1e20, 1e36])
+def test_scaling_a_vector_leaves_its_participation_ratio_unchanged(scale):
+    vectors = np.random.default_rng(1).uniform(0.1, 1, size=(5, 40)).astype(np.float32)
+    np.testing.assert_allclose(participation_ratio(vectors * np.float32(scale)), ratio_in_float64(vectors), rtol=1e-5)
+
+
+def test_an_all_zero_vector_has_no_participation_ratio_and_spoils_no_other():
+    vectors = np.array([[0, 0, 0, 0], [1, 1, 0, 0]], np.float32)
+    np.testing.assert_allclose(participation_ratio(vectors), [np.nan, 0.5])
+
+
+def test_the_participation_ratio_agrees_with_numpy_along_every_axis():
+    a = np.random.default_rng(2).normal(size=(3, 4, 5)).astype(np.float32)
+    for axis in (0, 1, 2, -1, -2):
+        np.testing.assert_allclose(participation_ratio(a, axis), ratio_in_float64(a, axis), rtol=1e-5)
+
+
+def test_known_distributions_have_their_known_participation_ratios():
+    rng = np.random.default_rng(3)
+    np.testing.assert_allclose(participation_ratio(rng.normal(size=400_000)), 2 / np.pi, rtol=0.01)
+    np.testing.assert_allclose(participation_ratio(rng.exponential(size=400_000)), 1 / 2, rtol=0.01)
+    np.testing.assert_allclose(participation_ratio(rng.uniform(size=400_000)), 3 / 4, rtol=0.01)
+
+
+def test_the_participation_ratio_works_under_jit_vmap_and_half_precision():
+    a = np.random.default_rng(4).uniform(0, 1, size=(6, 512)).astype(np.float32)
+    expected = ratio_in_float64(a)
+    np.testing.assert_allclose(jax.jit(participation_ratio)(a), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(participation_ratio)(jnp.asarray(a)), expected, rtol=1e-5)
+    half = participation_ratio(jnp.asarray(1000 * a, jnp.float16))
+    np.testing.assert_allclose(np.asarray(half, np.float32), expected, rtol=5e-3)
+
+
+def test_the_gradient_of_the_participation_ratio_is_that_of_the_formula():
+    a = np.random.default_rng(5).uniform(0.2, 1, size=9).astype(np.float32)
+    step = 1e-6 * np.eye(9)
+    expected = (ratio_in_float64(a + step) - ratio_in_float64(a - step)) / 2e-6
+    gradient = jax.grad(participation_ratio)(jnp.asarray(a))
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    np.testing.assert_allclose(gradient @ a, 0, atol=1e-6)  # nothing changes along the vector itself
+    for scale in np.float32([1e-25, 1e25]):
+        np.testing.assert_allclose(jax.grad(participation_ratio)(jnp.asarray(scale * a)) * scale, gradient, atol=1e-6)
+
+
+# quartiles
+
+
+def test_quartiles_leave_out_what_is_not_a_number():
+    values = np.array([[1.0, 5.0, np.nan], [2.0, np.nan, np.nan], [3.0, 7.0, np.nan], [np.nan, 9.0, np.nan]])
+    np.testing.assert_allclose(quartiles(values), [[1.5, 6, np.nan], [2, 7, np.nan], [2.5, 8, np.nan]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_quartiles_of_nothing_are_not_numbers():
+    np.testing.assert_array_equal(quartiles(np.full(4, np.nan)), [np.nan] * 3)
+    assert quartiles(np.full((4, 2), np.nan), axis=1).shape == (3, 4)
+
+
+def test_quartiles_agree_with_numpy_where_nothing_is_missing():
+    values = np.random.default_rng(0).normal(size=(101, 3)).astype(np.float32)
+    np.testing.assert_allclose(quartiles(values), np.percentile(values, [25, 50, 75], axis=0), rtol=1e-6)
+
+
+# separation
+
+
+def test_a_gaussian_split_at_its_centre_has_the_ratio_of_a_cloud_without_clusters():
+    points = np.random.default_rng(0).normal(size=(400_000, 1))
+    found = separation(points[points[:, 0] > 0], points[points[:, 0] <= 0])
+    np.testing.assert_allclose(found.distance, 2 * np.sqrt(2 / np.pi), rtol=0.005)
+    np.testing.assert_allclose(found.spread, np.sqrt(2 * (1 - 2 / np.pi)), rtol=0.005)
+    np.testing.assert_allclose(found.ratio, 1.872, rtol=0.005)
+
+
+def test_the_separation_of_two_gaussians_is_their_distance_over_the_spread_along_it():
+    rng = np.random.default_rng(1)
+    factor_1, factor_2 = rng.normal(size=(2, 4, 4))
+    shift = np.array([3.0, -1.0, 0.5, 2.0])
+    points_1 = rng.normal(size=(200_000, 4)) @ factor_1.T
+    points_2 = rng.normal(size=(200_000, 4)) @ factor_2.T + shift
+    along = shift / np.linalg.norm(shift)
+    spread = np.sqrt(along @ (factor_1 @ factor_1.T + factor_2 @ factor_2.T) @ along)
+    np.testing.assert_allclose(separation(points_1, points_2).ratio, np.linalg.norm(shift) / spread, rtol=0.01)
+
+
+def test_spread_across_the_line_of_means_does_not_count():
+    left = np.array([[-1.5, -9], [-0.5, 9]])
+    right = np.array([[1.5, -9], [0.5, 9]])
+    np.testing.assert_allclose(separation(left, right), (2, np.sqrt(0.5), 2 / np.sqrt(0.5)))
+
+
+def test_moving_rotating_and_scaling_leave_the_separation_ratio_unchanged():
+    rng = np.random.default_rng(2)
+    points_1, points_2 = rng.normal(size=(30, 5)), rng.normal(size=(50, 5)) + 1
+    rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+    found = separation(*(7 * points @ rotation + 100 for points in (points_1, points_2)))
+    np.testing.assert_allclose(found.ratio, separation(points_1, points_2).ratio, rtol=1e-10)
+    np.testing.assert_allclose(found.distance, 7 * separation(points_1, points_2).distance, rtol=1e-10)
+
+
+def test_many_separations_at_once_equal_the_formula_pair_by_pair():
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(300, 6)).astype(np.float32)
+    groups = rng.integers(-1, 8, size=300)
+    pairs = np.array([[i, j] for i in range(8) for j in range(8) if i != j])
+    found = separations(features, groups, pairs)
+    for row, (i, j) in enumerate(pairs):
+        one, two = features[groups == i].astype(np.float64), features[groups == j].astype(np.float64)
+        between = one.mean(0) - two.mean(0)
+        along = between / np.linalg.norm(between)
+        spread = np.sqrt((one @ along).var() + (two @ along).var())
+        expected = np.linalg.norm(between), spread, np.linalg.norm(between) / spread
+        np.testing.assert_allclose([value[row] for value in found], expected, rtol=1e-5)
+
+
+def test_a_large_offset_costs_the_separation_no_digits():
+    rng = np.random.default_rng(4)
+    features = rng.integers(0, 1024, size=(1000, 3)) / 1024  # still exact in float32 when 4096 is added
+    points_1, points_2 = np.float32(features[:400]), np.float32(features[400:])
+    far = separation(points_1 + np.float32(4096), points_2 + np.float32(4096))
+    np.testing.assert_allclose(far, separation(points_1, points_2), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_groups_that_cannot_be_compared_are_marked_and_do_not_warn():
+    features = np.array([[0.0, 0], [2, 0], [1, 0], [5, 5]])
+    groups = np.array([0, 0, 2, 3])  # nobody in group 1; groups 0 and 2 share their mean
+    found = separations(features, groups, np.array([[0, 1], [0, 2], [2, 3]]))
+    np.testing.assert_array_equal(np.isnan(found.ratio), [True, True, False])
+    assert found.ratio[2] == np.inf  # two single points
+    np.testing.assert_allclose(found.distance[2], np.sqrt(41))
+    assert isinstance(found, Separation)
+    assert all(len(value) == 0 for value in separations(features, groups, np.zeros((0, 2), int)))
+
+
+def test_group_means_are_means_of_the_groups_rows():
+    features = np.array([[1.0], [3], [10], [-4]], np.float32)
+    np.testing.assert_array_equal(group_means(features, np.array([2, 2, 0, -1]), 4), [[10], [np.nan], [2], [np.nan]])

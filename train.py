@@ -1,0 +1,520 @@
+"""Trains a blind denoiser: python train.py --config configs/x.py [--workdir DIR] [--fresh] [--config.section.key=value ...]
+
+A run lives in its folder: `config.json`, `metrics.jsonl`, `tensorboard/`, and the checkpoints `last/` and `best/`. Starting a
+run in a folder that holds one resumes it, exactly. Ctrl-C and SIGTERM save first.
+"""
+
+import argparse
+import functools
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import configs
+from unetrep_jax import storage
+from unetrep_jax.storage import InputError
+
+# Settings that a resumed run may change: they say where, how often and how long, not what is computed.
+FREE = (
+    "checkpoint.",
+    "log.",
+    "devices.",
+    "analysis.",
+    "data.cache_dir",
+    "data.data_dir",
+    "data.zip_dir",
+    "evaluate.every",
+)
+RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best")
+
+
+class Run(NamedTuple):
+    """What a run works with, beside its state."""
+
+    config: Any
+    workdir: Path
+    model: Any
+    train_set: Any
+    validation_set: Any
+    total_steps: int
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images."""
+        return len(self.train_set.images)
+
+
+class DivergedError(Exception):
+    """The loss or its gradient is no longer a finite number."""
+
+
+def parse(argv: list[str]) -> tuple[Any, Path, bool]:
+    """Command line -> (configuration, run folder, fresh)."""
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--config", help="configuration file, such as configs/imagenet64.py")
+    parser.add_argument("--workdir", help="run folder (default: runs/<name of the configuration>)")
+    parser.add_argument("--fresh", action="store_true", help="discard the run that is in the folder, and start again")
+    known, rest = parser.parse_known_args(argv)
+    config = configs.load(known.config)
+    configs.override(config, rest)
+    return config, Path(known.workdir or f"runs/{Path(known.config).stem}"), known.fresh
+
+
+def check(config: Any) -> None:
+    """Refuses settings that cannot work, before anything is read or written."""
+    from unetrep_jax import models, noise
+
+    models.build(**config.model, image_channels=config.data.image_channels)
+    noise.check_distribution(**config.noise)
+    positive = (
+        "train.epochs",
+        "train.batch_size",
+        "train.learning_rate",
+        "train.halve_every",
+        "evaluate.every",
+        "evaluate.images",
+        "evaluate.batch_size",
+        "evaluate.levels",
+        "evaluate.sigma_min",
+        "checkpoint.every",
+        "log.every",
+        "devices.cpu_devices",
+    )
+    settings = dict(configs.flatten(config))
+    for key in positive:
+        if not settings[key] > 0:
+            raise InputError(f"{key} must be positive; got {settings[key]}.")
+    stride = 2 ** (len(config.model.channels) - 1)
+    if config.train.crop % stride or not 0 <= config.train.crop <= config.data.image_size:
+        raise InputError(
+            f"train.crop = {config.train.crop} must be 0 (whole images) or a multiple of {stride} up to data.image_size "
+            f"= {config.data.image_size}."
+        )
+    if not 0 <= config.train.ema_decay < 1:
+        raise InputError(f"train.ema_decay must be in [0, 1); got {config.train.ema_decay}. 0 keeps no average.")
+    if config.checkpoint.keep < 2:
+        raise InputError(
+            f"checkpoint.keep must be 2 or more, so that one is whole while the next is written; got {config.checkpoint.keep}."
+        )
+
+
+def check_same_experiment(config: Any, workdir: Path) -> None:
+    """Refuses to continue a run with settings that would make the rest of it another experiment."""
+    before = dict(configs.flatten(storage.read_json(workdir / "config.json")))
+    free = FREE if config.train.schedule == "cosine" else (*FREE, "train.epochs")
+    now = dict(configs.flatten(configs.plain(config)))
+    changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key] and not key.startswith(free)]
+    if changed:
+        list_of = ", ".join(f"{key} (was {before[key]!r}, now {now[key]!r})" for key in changed)
+        raise InputError(
+            f"{workdir} holds a run with other settings: {list_of}. Use another --workdir, or --fresh to discard that run."
+        )
+
+
+def open_images(config: Any, split: str) -> Any:
+    """The image set of a split, checked against the network's stride."""
+    from unetrep_jax import data
+
+    return data.load(split, stride=2 ** (len(config.model.channels) - 1), **config.data)
+
+
+def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
+    """Everything that can be refused is refused here, before the run folder is touched."""
+    from unetrep_jax import devices, models
+
+    check(config)
+    if not fresh and (workdir / "config.json").exists():
+        check_same_experiment(config, workdir)
+    devices.start(**config.devices)
+    devices.check_divisible(config.train.batch_size, "train.batch_size")
+    train_set, validation_set = open_images(config, "train"), open_images(config, "validation")
+    model = models.build(**config.model, image_channels=config.data.image_channels)
+    total = math.ceil(config.train.epochs * len(train_set.images) / config.train.batch_size)
+    run = Run(config, workdir, model, train_set, validation_set, total)
+    open_batches(run).close()
+    if config.train.start_from:
+        start_params(run)
+    return run
+
+
+def open_batches(run: Run) -> Any:
+    """The stream of training batches, from the beginning."""
+    from unetrep_jax import data, devices
+
+    return data.Batches(
+        run.train_set,
+        batch_size=run.config.train.batch_size,
+        seed=run.config.seed,
+        process_index=devices.process_index(),
+        process_count=devices.process_count(),
+    )
+
+
+def start_params(run: Run) -> Any:
+    """Parameters before the first step: random, or those of another run's checkpoint."""
+    import jax
+
+    from unetrep_jax import checkpoints, models
+
+    params = models.init_params(run.model, jax.random.key(run.config.seed))
+    if not run.config.train.start_from:
+        return params
+    opened = checkpoints.open_checkpoint(run.config.train.start_from)
+    if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, params):
+        raise InputError(
+            f"train.start_from = {run.config.train.start_from} holds another network than model.* describes; "
+            "give it the same model settings."
+        )
+    return opened.params
+
+
+def make_optimizer(run: Run) -> tuple[Any, Any]:
+    """(optimizer, learning rate by step)."""
+    from unetrep_jax import training
+
+    settings = run.config.train
+    schedule = training.learning_rate_schedule(
+        settings.schedule,
+        settings.learning_rate,
+        steps=run.total_steps,
+        warmup_steps=settings.warmup_steps,
+        halve_every=settings.halve_every * run.images_per_epoch / settings.batch_size,
+    )
+    return training.adam(schedule, settings.clip_norm), schedule
+
+
+def make_step(run: Run, optimizer: Any) -> Any:
+    """The training step over all devices."""
+    from unetrep_jax import devices, noise, training
+
+    settings = run.config.train
+    step = training.train_step(
+        run.model,
+        optimizer,
+        functools.partial(noise.noise_levels, **run.config.noise),
+        seed=run.config.seed,
+        batch_size=settings.batch_size,
+        weight=settings.weight,
+        ema_decay=settings.ema_decay,
+        crop=settings.crop,
+        axis=devices.AXIS,
+    )
+    return devices.parallel_step(step)
+
+
+class Evaluation:
+    """PSNR on the first validation images with fixed noise, at log-spaced levels; and a strip of pictures."""
+
+    def __init__(self, run: Run):
+        """Compiles nothing yet."""
+        import numpy as np
+
+        from unetrep_jax import devices, training
+
+        settings = run.config.evaluate
+        self.sigmas = np.geomspace(settings.sigma_min, settings.sigma_max, settings.levels).astype(np.float32)
+        # Spread over the set, which may be sorted by class.
+        chosen = np.linspace(0, len(run.validation_set.images) - 1, min(settings.images, len(run.validation_set.images)))
+        self.images = run.validation_set.images[chosen.astype(int)]
+        self._size = min(settings.batch_size, len(self.images))
+
+        def denoise(params, noisy, _sigma):
+            return run.model.apply({"params": params}, noisy)[0]
+
+        self._step = devices.parallel_map(training.psnr_step(denoise, seed=run.config.seed), self._size)
+        self._pictures = devices.parallel_map(
+            training.denoise_step(denoise, seed=run.config.seed), len(self.images[:6])
+        )
+
+    def psnr(self, params: Any) -> tuple[Any, Any]:
+        """(PSNR of the denoised images, PSNR of the noisy ones) by level in dB, means over images."""
+        import numpy as np
+
+        from unetrep_jax import devices
+
+        constants = devices.replicate((params, self.sigmas), local=True)
+        results = []
+        for first in range(0, len(self.images), self._size):
+            rows = np.arange(first, min(first + self._size, len(self.images)), dtype=np.int32)
+            results.append(self._step(constants, (self.images[rows], rows)))
+        return tuple(np.concatenate(part).mean(axis=0) for part in zip(*results, strict=True))
+
+    def pictures(self, params: Any) -> Any:
+        """One picture [h w c] in [0, 1]: a row per noise level of clean, noisy, denoised for a few images."""
+        import numpy as np
+
+        from unetrep_jax import devices
+
+        images = self.images[:6]
+        rows = []
+        for sigma in np.float32([0.05, 0.2, 0.5]):
+            constants = devices.replicate((params, sigma), local=True)
+            clean, noisy, denoised = self._pictures(constants, (images, np.arange(len(images), dtype=np.int32)))
+            rows.append(
+                np.concatenate([np.concatenate(list(part), axis=1) for part in (clean, noisy, denoised)], axis=1)
+            )
+        return np.clip(np.concatenate(rows), 0, 1)
+
+
+class Log:
+    """`metrics.jsonl`, TensorBoard and one line on the screen. Only process 0 writes."""
+
+    def __init__(self, run: Run, step: int):
+        """Opens the logs so that the next line is that of the first step after `step`."""
+        from tensorboardX import SummaryWriter
+
+        from unetrep_jax import devices
+
+        self._writes = devices.process_index() == 0
+        self._run, self._psnr, self._began, self._paused = run, "", (time.monotonic(), step), 0.0
+        if not self._writes:
+            return
+        path = run.workdir / "metrics.jsonl"
+        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() else []
+        storage.write_atomically(path, "".join(line + "\n" for line in lines))
+        self._file = open(path, "a")  # noqa: SIM115 (closed by close)
+        self._board = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=step + 1)
+
+    def _write(self, line: dict) -> None:
+        # Nothing that depends on the clock goes in: a run that was killed and resumed leaves the same lines.
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def training(self, step: int, loss: float, gradient_norm: float, rate: float) -> None:
+        """Means over the steps since the last line."""
+        if not self._writes:
+            return
+        config, run = self._run.config, self._run
+        images = step * config.train.batch_size
+        self._write(
+            {"step": step, "images": images, "loss": loss, "gradient_norm": gradient_norm, "learning_rate": rate}
+        )
+        speed = self._images_per_second(step)
+        for name, value in {
+            "loss": loss,
+            "gradient_norm": gradient_norm,
+            "learning_rate": rate,
+            "images_per_second": speed,
+        }.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        left = storage.duration((run.total_steps - step) * config.train.batch_size / speed)
+        epoch = images / run.images_per_epoch
+        say(
+            f"step {step:,}/{run.total_steps:,} (epoch {epoch:.2f})  loss {loss:.2f}{self._psnr}  {speed:,.0f} images/s  {left} left"
+        )
+
+    def evaluation(self, step: int, sigmas: Any, psnr: Any, noisy_psnr: Any, pictures: Any, seconds: float) -> None:
+        """Validation PSNR by noise level, in dB."""
+        self._paused += seconds
+        if not self._writes:
+            return
+        self._psnr = f"  validation PSNR {psnr.mean():.2f} dB"
+        rows = {"sigma": sigmas, "psnr": psnr, "noisy_psnr": noisy_psnr}
+        self._write(
+            {
+                "step": step,
+                "images": step * self._run.config.train.batch_size,
+                **{k: [round(float(x), 6) for x in v] for k, v in rows.items()},
+            }
+        )
+        for sigma, value in zip(sigmas, psnr, strict=True):
+            self._board.add_scalar(f"validation_psnr/sigma_{sigma:.3f}", value, step)
+        self._board.add_scalar("validation_psnr/mean", psnr.mean(), step)
+        self._board.add_image("validation/clean_noisy_denoised", pictures, step, dataformats="HWC")
+        table = "  ".join(f"{value:.1f} ({noisy:.1f})" for value, noisy in zip(psnr, noisy_psnr, strict=True))
+        say(f"  validation PSNR in dB (of the noisy input) at sigma {sigmas[0]:.2g} to {sigmas[-1]:.2g}: {table}")
+
+    def _images_per_second(self, step: int) -> float:
+        """Training speed since the last line, evaluations left out."""
+        now = time.monotonic()
+        (before, first), self._began = self._began, (now, step)
+        seconds, self._paused = now - before - self._paused, 0.0
+        return (step - first) * self._run.config.train.batch_size / max(seconds, 1e-9)
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._writes:
+            self._file.close()
+            self._board.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for a line that was cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf
+
+
+def say(text: str) -> None:
+    """One line on the screen."""
+    print(text, flush=True)
+
+
+def finite_rows(metrics: list, last_step: int) -> list[list[float]]:
+    """[[loss, gradient norm], ...] on the host, of the steps up to `last_step`; raises DivergedError where one is not finite."""
+    rows = [[float(value) for value in step] for step in metrics]
+    for steps_before, row in enumerate(reversed(rows)):
+        if not all(map(math.isfinite, row)):
+            raise DivergedError(f"step {last_step - steps_before:,}: loss {row[0]:g}, gradient norm {row[1]:g}")
+    return rows
+
+
+class Loop:
+    """The state of a run, and what happens to it: steps, log lines, evaluations, checkpoints.
+
+    Attributes:
+      step: updates made so far.
+      state: the training state, on the devices.
+      recent: metrics since the last line of the log: on the devices, or [loss, gradient norm] after a resume.
+      best_psnr: highest validation PSNR so far, mean over noise levels, dB.
+    """
+
+    def __init__(self, run: Run):
+        """Starts, or resumes from the newest whole checkpoint."""
+        from unetrep_jax import checkpoints, devices, training
+
+        config = run.config
+        self.run, self.average = run, config.train.ema_decay > 0
+        optimizer, self.schedule = make_optimizer(run)
+        state = devices.to_host(training.init_state(start_params(run), optimizer, average=self.average))
+        self.recent, self.best_psnr = [], -math.inf
+        self.batches = open_batches(run)
+        if checkpoints.steps(run.workdir / "last"):
+            state = self._restore(state)
+        self.step = int(state.step)
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        if devices.process_index() == 0:
+            storage.write_json(run.workdir / "config.json", configs.plain(config))
+        self.last = checkpoints.Series(run.workdir / "last", keep=config.checkpoint.keep)
+        self.best = checkpoints.Series(run.workdir / "best", keep=2)
+        for series in (self.last, self.best):
+            series.discard_after(self.step)
+        self.state = devices.replicate(state)
+        self.advance = make_step(run, optimizer)
+        self.evaluation, self.log, self.stop = Evaluation(run), Log(run, self.step), devices.StopRequest()
+
+    def _restore(self, state: Any) -> Any:
+        from unetrep_jax import checkpoints
+
+        like = {"step": state.step, "optimizer": state.optimizer}
+        restored = checkpoints.restore(self.run.workdir / "last", like=like)
+        self.batches.restore(restored.data["batches"])
+        self.recent, self.best_psnr = restored.data["recent"], restored.data["best_psnr"] or -math.inf
+        say(f"resumed {self.run.workdir} at step {restored.step:,}")
+        return state._replace(params=restored.params, averaged=restored.averaged, **restored.train)
+
+    def train_one(self) -> None:
+        """One update."""
+        batch = next(self.batches)
+        self.state, metrics = self.advance(self.state, (batch.images, batch.index))
+        self.recent.append(metrics)
+        self.step += 1
+
+    def write_log(self) -> None:
+        """A line with the means since the last one."""
+        rows = finite_rows(self.recent, self.step)
+        loss, gradient_norm = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+        self.log.training(self.step, loss, gradient_norm, float(self.schedule(self.step - 1)))
+        self.recent = []
+
+    def evaluate(self) -> None:
+        """Validation PSNR, and a checkpoint in `best/` when it is the highest so far."""
+        from unetrep_jax import devices
+
+        finite_rows(self.recent, self.step)
+        began = time.monotonic()
+        params = devices.to_host(self.state.averaged if self.average else self.state.params)
+        psnr, noisy_psnr = self.evaluation.psnr(params)
+        pictures = self.evaluation.pictures(params)
+        self.log.evaluation(self.step, self.evaluation.sigmas, psnr, noisy_psnr, pictures, time.monotonic() - began)
+        if psnr.mean() > self.best_psnr:
+            self.best_psnr = float(psnr.mean())
+            self.save(self.best)
+
+    def save(self, series: Any) -> None:
+        """Begins to write a checkpoint; never one of a training that diverged."""
+        self.recent = finite_rows(self.recent, self.step)
+        best_psnr = self.best_psnr if math.isfinite(self.best_psnr) else None
+        series.save(
+            self.step,
+            params=self.state.params,
+            averaged=self.state.averaged,
+            train={"step": self.state.step, "optimizer": self.state.optimizer},
+            data={"batches": self.batches.state(), "recent": self.recent, "best_psnr": best_psnr},
+            config=configs.plain(self.run.config),
+        )
+
+    def close(self) -> None:
+        """Completes what is being written."""
+        self.batches.close()
+        self.log.close()
+        self.last.wait()
+        self.best.wait()
+
+
+def train(run: Run) -> str:
+    """Runs to the end, or to a request to stop; returns what happened, for the screen."""
+    config, loop, reason = run.config, Loop(run), ""
+    try:
+        while loop.step < run.total_steps and not reason:
+            loop.train_one()
+            final = loop.step == run.total_steps
+            if loop.step % config.log.every == 0 or final:
+                loop.write_log()
+            if loop.step % config.evaluate.every == 0 or final:
+                loop.evaluate()
+            reason = loop.stop.at(loop.step)
+            if loop.step % config.checkpoint.every == 0 or final or reason:
+                loop.save(loop.last)
+            loop.last.seal()
+            loop.best.seal()
+    except DivergedError as error:
+        loop.last.wait()
+        kept = loop.last.steps()
+        where = f"the last good checkpoint is step {kept[-1]:,}" if kept else "no checkpoint had been saved"
+        remedy = "lower train.learning_rate or set train.clip_norm, in another --workdir"
+        raise DivergedError(f"training diverged at {error}; {where} in {run.workdir}; {remedy}") from None
+    finally:
+        loop.close()
+    if reason:
+        return f"stopped by {reason} at step {loop.step:,}, saved; the same command goes on from there"
+    return (
+        f"finished at step {loop.step:,}; best validation PSNR {loop.best_psnr:.2f} dB (mean over levels). "
+        f"Next: python analyze.py --ckpt {run.workdir}"
+    )
+
+
+def discard_run(workdir: Path) -> None:
+    """Removes a run's own files from its folder, and nothing else."""
+    for name in RUN_FILES:
+        path = workdir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space; errors are one line."""
+    try:
+        config, workdir, fresh = parse(argv)
+        run = prepare(config, workdir, fresh)
+        if fresh:
+            discard_run(workdir)
+        say(train(run))
+        return 0
+    except DivergedError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except (InputError, OSError) as error:
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)

@@ -1,0 +1,162 @@
+"""Devices and processes: the only module that knows that they exist.
+
+Data parallelism by `jax.pmap`: the state is one ordinary pytree, replicated; the leading axis of the data is split over all
+devices of all processes; functions inside use the axis name `AXIS` for their sums.
+"""
+
+import functools
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from unetrep_jax.storage import InputError
+
+AXIS = "devices"
+
+
+def start(
+    *, distributed: bool = False, cpu_devices: int = 1, coordinator: str = "", processes: int = 0, process: int = 0
+) -> None:
+    """Sets devices up. Call before anything else touches JAX's devices.
+
+    Args:
+      distributed: several processes make one run (`jax.distributed`). On TPU VMs nothing else is needed.
+      cpu_devices: virtual devices that the CPU is split into; other platforms ignore it.
+      coordinator, processes, process: address "host:port" of process 0, number of processes, and this one's number, where the
+        platform does not tell (a cluster of GPUs or CPUs).
+    """
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
+    # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others
+    # in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So: a thread more for each device.
+    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + cpu_devices))
+    if not distributed:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    known = (
+        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process} if coordinator else {}
+    )
+    jax.distributed.initialize(**known)
+
+
+def count() -> int:
+    """Devices of all processes."""
+    return jax.device_count()
+
+
+def process_index() -> int:
+    """This process's number; 0 writes the logs."""
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """Number of processes."""
+    return jax.process_count()
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def check_divisible(batch_size: int, setting: str) -> None:
+    """Raises InputError unless the batch splits evenly over all devices."""
+    if batch_size % jax.device_count():
+        below = batch_size // jax.device_count() * jax.device_count()
+        nearest = f"{below} or {below + jax.device_count()}" if below else str(jax.device_count())
+        raise InputError(
+            f"{setting} = {batch_size} does not divide over {jax.device_count()} devices; use a multiple, such as {nearest}."
+        )
+
+
+def replicate(tree: PyTree, *, local: bool = False) -> PyTree:
+    """Puts a pytree of host arrays, whole, on every device (or every `local` one). The source stays the caller's."""
+    devices = jax.local_devices() if local else jax.devices()
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+    def put(leaf):
+        # A copy in numpy first: `device_put` may alias its source, and a step that donates its state would delete that too.
+        leaf = np.array(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
+
+
+def split(tree: PyTree) -> PyTree:
+    """[b ...] -> [local devices, b / local devices, ...] for every leaf: this process's part of a batch."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda leaf: leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:]), tree)
+
+
+def parallel_step(step: Callable, *, donate: bool = True) -> Callable:
+    """`step(state, batch) -> (state, metrics)` over all devices: replicated state, split batch, equal results everywhere.
+
+    The old state's memory is reused for the new one, unless `donate` is False.
+    """
+    mapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,) if donate else ())
+    return lambda state, batch: mapped(state, split(batch))
+
+
+def parallel_map(function: Callable, batch_size: int) -> Callable:
+    """`function(constants, rows) -> rows` over this process's devices, for any number of rows up to `batch_size`.
+
+    Fewer rows than `batch_size` are padded by repeating the first row, so that one program serves every call. `batch_size` is
+    rounded up to a multiple of the local devices. `constants` should have been put on the local devices by `replicate`, or they
+    travel at every call. Returns host arrays.
+    """
+    devices = jax.local_device_count()
+    padded_size = -(-batch_size // devices) * devices
+    mapped = jax.pmap(function, in_axes=(None, 0), devices=jax.local_devices())
+
+    @functools.wraps(function)
+    def call(constants, rows):
+        length = len(jax.tree.leaves(rows)[0])
+
+        def pad(leaf):
+            leaf = np.asarray(leaf)
+            return np.concatenate([leaf, np.repeat(leaf[:1], padded_size - length, axis=0)])
+
+        results = mapped(constants, split(jax.tree.map(pad, rows)))
+        return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:length], results)
+
+    return call
+
+
+class StopRequest:
+    """Notices SIGTERM (a pre-empted machine, a batch system's limit) and Ctrl-C, so that a loop can save and end.
+
+    A second Ctrl-C interrupts at once. With several processes SIGTERM is noticed by JAX's own service, and all of them agree on
+    one step at which to stop.
+    """
+
+    def __init__(self):
+        """Takes over the signals' handlers."""
+        self.reason = ""
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.reason = signal.Signals(number).name
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def at(self, step: int) -> str:
+        """Why the loop should stop after this step, or nothing. Every process must ask at every step."""
+        if jax.process_count() == 1:
+            return self.reason
+        from jax.experimental import multihost_utils
+
+        return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
+
+
+def to_host(tree: Any) -> Any:
+    """Copies a pytree of device arrays to numpy."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
