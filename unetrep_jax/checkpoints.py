@@ -158,15 +158,6 @@ class Series:
             _write(writer, target, trees, {"data": data, "config": _with_header(config, step)})
         self._under_way = target, writer
 
-    def discard_after(self, step: int) -> None:
-        """Removes the checkpoints of later steps: a run that goes on from `step` makes them again."""
-        if jax.process_index() == 0:
-            _remove(*(path for path in _step_folders(self.folder) if int(path.name) > step))
-
-    def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, in order."""
-        return steps(self.folder)
-
     def seal(self) -> None:
         """Completes the checkpoint under way if its files are written by now, and removes the oldest beyond `keep`."""
         self._advance(wait=False)
