@@ -218,7 +218,9 @@ class Evaluation:
         settings = run.config.evaluate
         self.sigmas = np.geomspace(settings.sigma_min, settings.sigma_max, settings.levels).astype(np.float32)
         # Spread over the set, which may be sorted by class.
-        chosen = np.linspace(0, len(run.validation_set.images) - 1, min(settings.images, len(run.validation_set.images)))
+        chosen = np.linspace(
+            0, len(run.validation_set.images) - 1, min(settings.images, len(run.validation_set.images))
+        )
         self.images = run.validation_set.images[chosen.astype(int)]
         self._size = min(settings.batch_size, len(self.images))
 

@@ -35,6 +35,9 @@ def start(
     # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others
     # in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So: a thread more for each device.
     os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + cpu_devices))
+    # It also aborts when a sum takes 40 s, as on a busy machine, or one that slept. A day is as good as never.
+    flags = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
     if not distributed:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

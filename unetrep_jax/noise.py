@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from unetrep_jax.storage import InputError
@@ -66,7 +67,7 @@ def noise_levels(
     return QUANTILES[distribution](uniform, sigma_min, sigma_max, power)
 
 
-def image_keys(key: Key[Array, ""], index: Int[Array, " b"]) -> Key[Array, " b"]:
+def image_keys(key: Key[Array, ""], index: Int[Array | np.ndarray, " b"]) -> Key[Array, " b"]:
     """One key per image, from its index in the whole batch: the same however the batch is split over devices."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
@@ -77,16 +78,16 @@ def level_key(key: Key[Array, ""], sigma: Float[Array, ""]) -> Key[Array, ""]:
 
 
 def add_noise(
-    keys: Key[Array, " b"], images: Float[Array, "b h w c"], sigma: Float[Array, " b"] | float
+    keys: Key[Array, " b"], images: Float[Array, "b h w c"], sigma: Float[Array, " b"] | Float[Array, ""] | float
 ) -> Float[Array, "b h w c"]:
     """x + sigma z, with z ~ N(0, I) drawn for each image from its own key. Nothing is clipped."""
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     return images + jnp.reshape(jnp.asarray(sigma, images.dtype), (-1, 1, 1, 1)) * noise
 
 
-def to_unit(images: Array) -> Float[Array, "*shape"]:
+def to_unit(images: Array | np.ndarray) -> Float[Array, "*shape"]:
     """uint8 intensities 0..255 -> float32 in [0, 1]; floating-point images pass unchanged."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+    return jnp.asarray(images, jnp.float32) / (255 if images.dtype == jnp.uint8 else 1)
 
 
 def psnr(estimate: Float[Array, "b h w c"], clean: Float[Array, "b h w c"]) -> Float[Array, " b"]:

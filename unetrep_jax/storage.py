@@ -92,12 +92,12 @@ def verify_manifest(folder: Path | str) -> None:
     """Checks a folder against its `manifest.json`.
 
     Raises:
-      DamagedError: there is no manifest (the write was never finished), or a file is missing, added or changed.
+      DamagedError: there is no manifest (the write was never finished), or a file is missing or changed.
     """
     folder = Path(folder)
     try:
-        expected = read_json(folder / MANIFEST)
-    except (FileNotFoundError, ValueError) as error:
+        expected = dict(read_json(folder / MANIFEST))
+    except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{folder} has no readable {MANIFEST}: it was not completely written") from error
     if missing := sorted(set(expected) - set(_files_under(folder))):
         raise DamagedError(f"{folder}: {missing[0]} is missing")
@@ -288,7 +288,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds as a person reads them: 0:07, 12:30, 3:04:05."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -96,7 +97,7 @@ def draw_noise(
     return noise.add_noise(for_noise, clean, sigma), sigma
 
 
-def random_crops(keys: Key[Array, " b"], images: Array, side: int) -> Array:
+def random_crops(keys: Key[Array, " b"], images: Array | np.ndarray, side: int) -> Array:
     """A random square of each image, [b h w c] -> [b side side c]; all positions are equally likely."""
     height, width, channels = images.shape[1:]
 

@@ -1,0 +1,258 @@
+"""Runs train.py and analyze.py as a user does: in processes of their own, from their command lines.
+
+As a program, this file runs scripts under test conditions:
+
+    python running.py signal '[[9, "os.rename", "last/8$"]]' train.py --config ...
+    python running.py many   cases.json
+
+`signal` sends itself the signal right before the first operation on a file (an audit event of Python) whose paths match the
+pattern; 0 sends none and sleeps instead, as a slow disk would. `many` runs each command line in a fork of one process that has
+imported everything, which is many times faster than a new process, and no different for the script.
+"""
+
+import functools
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+DEFAULT = ROOT / "configs" / "default.py"
+PATIENCE = 240  # seconds until a process counts as hanging
+
+
+class Result(NamedTuple):
+    """What a process left."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Moment(NamedTuple):
+    """Right before the first file operation `event` on a path that matches; signal 0 waits instead."""
+
+    signal: int
+    event: str
+    path: str
+
+
+# The smallest network that has every kind of block, on 12x12 grey images.
+NETWORK = {
+    "data.image_size": 12,
+    "data.image_channels": 1,
+    "model.channels": "(4,8)",
+    "model.encoder_depth": 1,
+    "model.mid_depth": 1,
+    "model.decoder_depth": 2,
+}
+TRAINING = {
+    "train.batch_size": 8,
+    "train.epochs": 5,
+    "train.ema_decay": 0.5,
+    "log.every": 5,
+    "evaluate.every": 6,
+    "evaluate.images": 8,
+    "evaluate.batch_size": 8,
+    "evaluate.levels": 3,
+    "checkpoint.every": 4,
+}
+STEPS, PER_EPOCH = 40, 8
+
+
+class Place:
+    """A folder in which scripts run: arrays to train on, and a cache of compiled programs that all of them share.
+
+    Attributes:
+      folder: current folder of the scripts.
+      settings: settings of a run that takes a second or two.
+    """
+
+    def __init__(self, folder: Path):
+        """Makes the arrays."""
+        import numpy as np
+        from skimage import data
+
+        self.folder = folder
+        photograph = data.astronaut().mean(axis=-1)[::4, ::4].astype(np.uint8)[..., None]
+        for name, seed, count in (("train", 0, 64), ("validation", 1, 24)):
+            corners = np.random.default_rng(seed).integers(0, 128 - 12, (count, 2))
+            np.save(folder / f"{name}.npy", np.stack([photograph[r : r + 12, c : c + 12] for r, c in corners]))
+        np.save(folder / "labels.npy", np.arange(24) % 3)
+        arrays = {f"data.{name}_path": folder / f"{name}.npy" for name in ("train", "validation")}
+        elsewhere = {"data.cache_dir": folder / "cache", "data.data_dir": folder / "tfds"}
+        self.settings = {"data.source": "npy", **arrays, **elsewhere, **NETWORK, **TRAINING}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Compiling takes longer than all the rest; the programs are the same in every process."""
+        return os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_PLATFORMS": "cpu",
+            "MPLBACKEND": "agg",
+        }
+
+    def training(self, workdir: Path | str, **changed: object) -> list[str]:
+        """Command line of train.py; `changed` settings have `__` for the dot."""
+        settings = self.settings | {name.replace("__", "."): value for name, value in changed.items()}
+        return ["train.py", "--config", str(DEFAULT), "--workdir", str(workdir), *as_flags(settings)]
+
+    @functools.cached_property
+    def finished_run(self) -> Path:
+        """A run that nothing interrupted."""
+        result = self.run(self.training("finished"))
+        assert (result.code, result.err) == (0, ""), result.err
+        return self.folder / "finished"
+
+    def start(self, command: Sequence[str], moments: Sequence[Moment] = (), prefix: Sequence[str] = ()) -> "Process":
+        """Starts a script; `prefix` is a program that runs it."""
+        script = (
+            [str(Path(__file__)), "signal", json.dumps(moments), *command]
+            if moments
+            else [ROOT / command[0], *command[1:]]
+        )
+        return Process([*prefix, sys.executable, *map(str, script)], self)
+
+    def run(self, command: Sequence[str], moments: Sequence[Moment] = (), prefix: Sequence[str] = ()) -> Result:
+        """Runs a script to its end."""
+        return self.start(command, moments, prefix).wait()
+
+    def run_many(self, commands: Sequence[Sequence[str]]) -> list[Result]:
+        """Runs many scripts, one after the other, with the imports done once."""
+        cases = self.folder / "cases.json"
+        cases.write_text(json.dumps([list(map(str, command)) for command in commands]))
+        result = Process([sys.executable, str(Path(__file__)), "many", str(cases)], self).wait()
+        assert result.code == 0, result.err
+        return [Result(*case) for case in json.loads(result.out.splitlines()[-1])]
+
+
+@functools.cache
+def place_in(folder: Path) -> Place:
+    """The place in a folder, made once."""
+    folder.mkdir()
+    return Place(folder)
+
+
+class Process:
+    """A script that is running; what it prints goes to files, so that it never waits for a reader."""
+
+    def __init__(self, command: Sequence[str], place: Place):
+        """Starts it."""
+        self._files = [tempfile.TemporaryFile("w+", dir=place.folder) for _ in range(2)]
+        out, err = self._files
+        self.popen = subprocess.Popen(command, stdout=out, stderr=err, env=place.environment, cwd=place.folder)
+
+    def wait(self) -> Result:
+        """Waits for the end."""
+        try:
+            code = self.popen.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            raise
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        return Result(code, *texts)
+
+    def has_printed(self) -> bool:
+        """Whether anything came on the standard output."""
+        return os.fstat(self._files[0].fileno()).st_size > 0
+
+    def wait_until(self, condition) -> None:
+        """Returns when the condition holds, or the process has ended."""
+        give_up = time.monotonic() + PATIENCE
+        while not condition() and self.popen.poll() is None:
+            assert time.monotonic() < give_up, "waited too long"
+            time.sleep(0.002)
+
+
+def as_flags(settings: Mapping[str, object]) -> list[str]:
+    """{"train.epochs": 3} -> ["--config.train.epochs=3"]."""
+    return [f"--config.{key}={value}" for key, value in settings.items()]
+
+
+def snapshot(folder: Path) -> dict[str, tuple]:
+    """Every file below a folder: its content, and when it was written."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def _run_script(command: Sequence[str]) -> None:
+    sys.path[0] = str(ROOT)
+    sys.argv = [str(ROOT / command[0]), *command[1:]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _interrupt_at(moments: Sequence[Moment]) -> None:
+    waiting = list(moments)
+
+    def hook(event: str, arguments: tuple) -> None:
+        for moment in waiting:
+            if event == moment.event and any(re.search(moment.path, str(value)) for value in arguments):
+                waiting.remove(moment)
+                if moment.signal:
+                    os.kill(os.getpid(), moment.signal)
+                else:
+                    time.sleep(3)
+                return
+
+    sys.addaudithook(hook)
+
+
+def _fork(command: Sequence[str]) -> Result:
+    files = [tempfile.TemporaryFile("w+") for _ in range(2)]
+    child = os.fork()
+    if child == 0:
+        for file, number in zip(files, (1, 2), strict=True):
+            os.dup2(file.fileno(), number)
+        code = 1
+        try:
+            _run_script(command)
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for file in files:
+        file.seek(0)
+    return Result(code, *(file.read() for file in files))
+
+
+def _main(mode: str, argument: str, *command: str) -> None:
+    if mode == "signal":
+        _interrupt_at([Moment(*moment) for moment in json.loads(argument)])
+        _run_script(command)
+        return
+    import grain  # noqa: F401
+    import optax  # noqa: F401
+    import tensorboardX  # noqa: F401
+
+    import unetrep_jax.checkpoints
+    import unetrep_jax.clusters
+    import unetrep_jax.data
+    import unetrep_jax.training  # noqa: F401
+
+    results = [_fork(case) for case in json.loads(Path(argument).read_text())]
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

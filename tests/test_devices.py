@@ -1,0 +1,80 @@
+"""Replicated state, split batches, padded maps, and signals."""
+
+import os
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unetrep_jax import devices
+from unetrep_jax.storage import InputError
+
+
+def test_a_step_sums_over_devices_and_keeps_the_state_an_ordinary_array():
+    def step(state, batch):
+        total = jax.lax.psum(batch.sum(), devices.AXIS)
+        return state + total, total
+
+    parallel = devices.parallel_step(step)
+    state = devices.replicate(np.float32(1.0))
+    state, total = parallel(state, np.arange(6, dtype=np.float32))
+    assert float(total) == 15 and float(state) == 16 and state.shape == ()
+    state, _ = parallel(state, np.arange(6, dtype=np.float32))
+    assert float(state) == 31
+
+
+def test_replication_copies_so_that_donation_spares_the_source():
+    source = {"a": np.ones(3, np.float32)}
+    state = devices.replicate(source)
+    devices.parallel_step(lambda s, b: (jax.tree.map(lambda x: x + 1, s), jax.lax.psum(b.sum(), devices.AXIS)))(
+        state, np.ones(2)
+    )
+    np.testing.assert_array_equal(source["a"], 1)
+
+
+def test_batches_split_in_order():
+    chex.assert_trees_all_equal(devices.split({"x": np.arange(6)}), {"x": np.array([[0, 1, 2], [3, 4, 5]])})
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 6])
+def test_a_map_gives_every_row_its_result_whatever_their_number(rows):
+    mapped = devices.parallel_map(lambda c, x: (x * c, x.sum(axis=1)), 5)
+    x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    scaled, sums = mapped(np.float32(3), x)
+    np.testing.assert_array_equal(scaled, 3 * x)
+    np.testing.assert_array_equal(sums, x.sum(axis=1))
+
+
+def test_a_map_compiles_once_for_full_and_partial_batches():
+    mapped = devices.parallel_map(chex.assert_max_traces(n=1)(lambda c, x: x + c), 4)
+    for rows in (4, 1, 3):
+        assert len(mapped(np.float32(1), np.zeros((rows, 2), np.float32))) == rows
+
+
+@pytest.mark.parametrize(("batch", "words"), [(7, "6 or 8"), (1, "such as 2")])
+def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(batch, words):
+    with pytest.raises(InputError, match=f"{batch} does not divide over 2 devices.*{words}"):
+        devices.check_divisible(batch, "train.batch_size")
+    devices.check_divisible(6, "train.batch_size")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noticed_and_only_once(number):
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = devices.StopRequest()
+        assert stop.at(1) == ""
+        os.kill(os.getpid(), number)
+        assert stop.at(2) == number.name
+        assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def test_to_host_copies_to_numpy():
+    tree = devices.to_host({"a": jnp.ones(2), "b": None})
+    assert isinstance(tree["a"], np.ndarray) and tree["b"] is None

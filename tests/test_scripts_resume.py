@@ -1,0 +1,238 @@
+"""train.py stopped, killed, started again, started with other settings: what it does, and what is left on disk."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import running
+from running import STEPS, Moment
+
+from unetrep_jax import checkpoints, models, training
+
+KILL, TERM, INT, SLOW = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return running.place_in(tmp_path_factory.getbasetemp() / "scripts")
+
+
+@pytest.fixture
+def copy(place, tmp_path) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(place.finished_run, tmp_path / "run")
+
+
+def training_state():
+    """Shapes of what a checkpoint holds beside the parameters."""
+    model = models.build("unet", channels=(4, 8), encoder_depth=1, mid_depth=1, decoder_depth=2, image_channels=1)
+    params = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
+    state = jax.eval_shape(lambda p: training.init_state(p, training.adam(lambda step: 0.1)), params)
+    return {"step": state.step, "optimizer": state.optimizer}
+
+
+def contents(run: Path) -> dict:
+    """All that the checkpoints of a run hold, to the last bit."""
+    like, held = training_state(), {}
+    for series in ("last", "best"):
+        assert sorted(path.name for path in (run / series).iterdir()) == sorted(
+            map(str, checkpoints.steps(run / series))
+        )
+        for step in checkpoints.steps(run / series):
+            restored = checkpoints.restore(run / series, like=like, step=step)
+            trees = {"params": restored.params, "averaged": restored.averaged, "train": restored.train}
+            for path, leaf in jax.tree.leaves_with_path(trees):
+                held[series, step, jax.tree_util.keystr(path)] = (str(leaf.dtype), leaf.shape, leaf.tobytes())
+            held[series, step] = (restored.data, restored.config)
+    return held
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    assert checkpoints.steps(run / "last") == checkpoints.steps(other / "last")
+    assert checkpoints.steps(run / "best") == checkpoints.steps(other / "best")
+    assert contents(run) == contents(other)
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# Killed.
+
+MOMENTS = {
+    "before the first step": Moment(KILL, "open", r"metrics\.jsonl$"),
+    "as the first checkpoint begins": Moment(KILL, "os.mkdir", r"last/\.4\.writing"),
+    "before the first checkpoint gets its name": Moment(KILL, "os.rename", r"last/4$"),
+    "before the first best one gets its name": Moment(KILL, "os.rename", r"best/6$"),
+    "in the middle of a manifest": Moment(KILL, "os.rename", r"last/\.8\.writing/manifest"),
+    "as the oldest goes": Moment(KILL, "os.rename", r"last/\.4\.removing"),
+    "while it goes": Moment(KILL, "shutil.rmtree", r"last/\.\d+\.removing"),
+    "after one that is best": Moment(KILL, "os.rename", r"best/18$"),
+    "while the log is cut to the checkpoint": Moment(KILL, "os.rename", r"metrics\.jsonl$"),
+    "as a best one begins": Moment(KILL, "os.mkdir", r"best/\.36\.writing"),
+    "at the very end": Moment(KILL, "os.rename", r"last/40$"),
+}
+
+
+def test_a_run_killed_over_and_over_equals_the_uninterrupted_run_bit_for_bit(place, tmp_path):
+    run = tmp_path / "run"
+    for when, moment in MOMENTS.items():
+        assert place.run(place.training(run), [moment]).code == -KILL, when
+    result = place.run(place.training(run))
+    assert result.code == 0, result.err
+    assert_same_run(run, place.finished_run)
+
+
+def test_a_run_killed_at_random_times_equals_the_uninterrupted_run_bit_for_bit(place, tmp_path):
+    run, clock = tmp_path / "run", random.Random(0)
+    for _ in range(4):
+        process = place.start(place.training(run))
+        process.wait_until(process.has_printed)
+        time.sleep(clock.uniform(0, 0.3))
+        process.popen.kill()
+        process.wait()
+    result = place.run(place.training(run))
+    assert result.code == 0, result.err
+    assert_same_run(run, place.finished_run)
+
+
+def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place, copy):
+    # `last` remembers the best PSNR. If it were whole before `best` is, the run would go on without ever writing that.
+    for step in (36, 40):
+        shutil.rmtree(copy / "last" / str(step))
+    slow_disk = [Moment(SLOW, "os.mkdir", r"best/\.36\.writing"), Moment(KILL, "os.mkdir", r"last/\.40\.writing")]
+    assert place.run(place.training(copy), slow_disk).code == -KILL
+    assert set(checkpoints.steps(copy / "best")) >= {36} or checkpoints.steps(copy / "last")[-1] < 36
+    assert place.run(place.training(copy)).code == 0
+    assert_same_run(copy, place.finished_run)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(place, copy):
+    file = max((copy / "last" / "40" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    result = place.run(place.training(copy))
+    assert result.code == 0, result.err
+    assert f"resumed {copy} at step 36" in result.out
+    assert "damaged" in result.err
+    shutil.rmtree(copy / "last" / "40.damaged")
+    assert_same_run(copy, place.finished_run)
+
+
+# Asked to stop.
+
+
+def test_sigterm_and_ctrl_c_save_at_that_very_step_and_the_run_goes_on_from_there(place, tmp_path):
+    run = tmp_path / "run"
+    requests = {
+        "SIGTERM": Moment(TERM, "os.mkdir", r"last/\.8\.writing"),
+        "SIGINT": Moment(INT, "os.mkdir", r"best/\.24\.writing"),
+    }
+    for name, moment in requests.items():
+        result = place.run(place.training(run), [moment])
+        assert (result.code, result.err) == (0, "")
+        told = re.search(rf"stopped by {name} at step (\d+), saved; the same command goes on from there\n$", result.out)
+        assert checkpoints.steps(run / "last")[-1] == int(told[1]) < STEPS
+    assert place.run(place.training(run)).code == 0
+    assert_same_run(run, place.finished_run)
+
+
+# Started again when it is finished, and with other settings.
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(place, copy):
+    before = running.snapshot(copy)
+    result = place.run(place.training(copy))
+    assert (result.code, result.err) == (0, "")
+    assert re.search(rf"finished at step {STEPS}; best validation PSNR [\d.]+ dB", result.out)
+    after = running.snapshot(copy)
+    assert {name: after[name][0] for name in before} == {name: content for name, (content, _) in before.items()}
+    assert_same_run(copy, place.finished_run)
+
+
+def test_a_change_that_makes_another_experiment_is_refused_by_name(place, copy):
+    before = running.snapshot(copy)
+    changed = {"train__learning_rate": 0.002, "seed": 1, "model__channels": "(4,16)", "log__every": 7}
+    [result] = place.run_many([place.training(copy, **changed)])
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    for words in ("train.learning_rate (was 0.001, now 0.002)", "seed (was 0, now 1)", "model.channels", "--fresh"):
+        assert words in result.err
+    assert "log.every" not in result.err
+    assert running.snapshot(copy) == before
+
+
+def test_how_long_how_often_and_on_how_many_devices_may_change(place, copy):
+    changed = {"train__epochs": 6, "log__every": 3, "checkpoint__every": 5, "checkpoint__keep": 2}
+    result = place.run(place.training(copy, **changed, devices__cpu_devices=1))
+    assert (result.code, result.err) == (0, "")
+    assert f"resumed {copy} at step {STEPS}" in result.out
+    assert checkpoints.steps(copy / "last") == [45, 48]
+    before, after = metrics(place.finished_run), metrics(copy)
+    assert after[: len(before)] == before
+    assert [line["step"] for line in after[len(before) :]] == [42, 42, 45, 48, 48]
+
+
+def test_with_a_cosine_schedule_the_length_is_part_of_the_experiment(place, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = {"train": {"schedule": "cosine", "epochs": 5.0}}
+    (run / "config.json").write_text(json.dumps(settings))
+    [result] = place.run_many([place.training(run, train__schedule="cosine", train__epochs=6)])
+    assert result.code == 2
+    assert "train.epochs (was 5.0, now 6.0)" in result.err
+
+
+def test_fresh_discards_the_run_and_nothing_else(place, copy):
+    (copy / "notes.txt").write_text("mine")
+    changed = {"train__epochs": 1, "train__learning_rate": 0.002}
+    result = place.run([*place.training(copy, **changed), "--fresh"])
+    assert (result.code, result.err) == (0, "")
+    assert [line["step"] for line in metrics(copy)] == [5, 6, 8, 8]
+    assert metrics(copy)[0]["learning_rate"] == np.float32(0.002)
+    assert checkpoints.steps(copy / "last") == [4, 8]
+    assert len(list((copy / "tensorboard").iterdir())) == 1
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("setting", ["train__schedule", "train__weight", "train__start_from", "model__norm"])
+def test_fresh_keeps_the_run_when_the_new_one_cannot_start(place, copy, setting):
+    before = running.snapshot(copy)
+    [result] = place.run_many([[*place.training(copy, **{setting: "nowhere"}), "--fresh"]])
+    assert result.code == 2
+    assert running.snapshot(copy) == before
+
+
+# Diverged.
+
+
+def test_a_loss_that_is_no_number_stops_the_run_at_that_step_and_leaves_good_checkpoints(place, tmp_path):
+    run = tmp_path / "run"
+    changed = {
+        "train__learning_rate": 1e19,
+        "train__warmup_steps": 1000,
+        "checkpoint__every": 5,
+        "log__every": 1000,
+        "evaluate__every": 1000,
+    }
+    result = place.run(place.training(run, **changed))
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+    told = re.search(r"training diverged at step (\d+): loss .*; the last good checkpoint is step (\d+) in", result.err)
+    step, good = map(int, told.groups())
+    assert 5 <= good < step
+    assert good == checkpoints.steps(run / "last")[-1]
+    every_step = place.run(place.training(tmp_path / "again", **changed | {"log__every": 1}))
+    assert [line["step"] for line in metrics(tmp_path / "again")][-1] == step - 1, every_step.err
+    for kept in checkpoints.steps(run / "last"):
+        restored = checkpoints.restore(run / "last", like=training_state(), step=kept)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((restored.params, restored.averaged)))

@@ -1,0 +1,184 @@
+"""Files survive kills, changed bytes are noticed, numbers are readable."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from unetrep_jax import storage
+
+
+def rows(first, count):
+    index = np.arange(first, first + count)
+    return {"a": index[:, None] * np.ones(3, np.float32), "b": index.astype(np.int32)}
+
+
+ARRAYS = {"a": ((3,), np.float32), "b": ((), np.int32)}
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    storage.write_atomically(path, "one")
+    storage.write_atomically(path, b"two")
+    assert path.read_text() == "two" and os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_failing_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    storage.write_atomically(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        storage.write_atomically(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_json_is_strict_and_turns_arrays_into_lists(tmp_path):
+    storage.write_json(
+        tmp_path / "x.json", {"a": np.float32(0.5), "b": np.array([1, 2]), "c": float("nan"), 3: (np.inf,)}
+    )
+    text = (tmp_path / "x.json").read_text()
+    assert "NaN" not in text and json.loads(text) == {"a": 0.5, "b": [1, 2], "c": None, "3": [None]}
+
+
+def test_equal_values_have_equal_fingerprints_in_any_order():
+    assert storage.fingerprint({"a": 1, "b": [2]}) == storage.fingerprint({"b": [2], "a": 1})
+    assert storage.fingerprint({"a": 1}) != storage.fingerprint({"a": 2})
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "no manifest"])
+def test_a_manifest_notices_damage(tmp_path, damage):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "data").write_bytes(bytes(1000))
+    storage.write_manifest(tmp_path)
+    storage.verify_manifest(tmp_path)
+    if damage == "change":
+        (tmp_path / "sub" / "data").write_bytes(bytes(999) + b"\1")
+    elif damage == "remove":
+        (tmp_path / "sub" / "data").unlink()
+    else:
+        (tmp_path / storage.MANIFEST).unlink()
+    with pytest.raises(storage.DamagedError):
+        storage.verify_manifest(tmp_path)
+
+
+def test_a_folder_is_replaced_only_when_its_writing_ends_well(tmp_path):
+    folder = tmp_path / "stage"
+    with storage.replacing(folder, "k1") as partial:
+        (partial / "x").write_text("1")
+    with pytest.raises(RuntimeError), storage.replacing(folder, "k2") as partial:
+        (partial / "x").write_text("2")
+        raise RuntimeError
+    assert (folder / "x").read_text() == "1"
+    assert storage.is_complete(folder, "k1") and not storage.is_complete(folder, "k2")
+
+
+def test_rows_come_out_as_they_went_in(tmp_path):
+    writer = storage.RowWriter(tmp_path / "r", "k", 7, ARRAYS)
+    writer.append(**rows(0, 4))
+    assert not (tmp_path / "r").exists()
+    writer.append(**rows(4, 3))
+    writer.finish()
+    for name, expected in rows(0, 7).items():
+        np.testing.assert_array_equal(np.load(tmp_path / "r" / f"{name}.npy", mmap_mode="r"), expected)
+    assert storage.is_complete(tmp_path / "r", "k")
+
+
+def test_a_writer_goes_on_where_the_last_record_was_and_forgets_what_came_after(tmp_path):
+    writer = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS, seconds=0.0)
+    writer.append(**rows(0, 2))
+    writer._seconds = 1e9
+    writer.append(**rows(50, 2))  # on disk perhaps, not recorded
+    for file in writer._files.values():
+        file.close()
+    again = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS)
+    assert again.rows_done == 2
+    again.append(**rows(2, 4))
+    again.finish()
+    np.testing.assert_array_equal(np.load(tmp_path / "r" / "b.npy"), np.arange(6))
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": "other"}, {"rows": 8}, {"arrays": {"a": ((3,), np.float32), "b": ((), np.int64)}}]
+)
+def test_a_writer_with_another_purpose_starts_again(tmp_path, change):
+    settings = {"key": "k", "rows": 6, "arrays": ARRAYS}
+    writer = storage.RowWriter(tmp_path / "r", **settings, seconds=0.0)
+    writer.append(**rows(0, 2))
+    writer.close()
+    assert storage.RowWriter(tmp_path / "r", **settings | change).rows_done == 0
+
+
+def test_a_writer_refuses_what_does_not_fit(tmp_path):
+    writer = storage.RowWriter(tmp_path / "r", "k", 3, ARRAYS)
+    for wrong in (
+        {"a": np.ones((2, 3))},
+        rows(0, 2) | {"b": np.arange(3)},
+        rows(0, 2) | {"a": np.ones((2, 4))},
+        rows(0, 4),
+    ):
+        with pytest.raises(ValueError):
+            writer.append(**wrong)
+    with pytest.raises(ValueError, match="rows have come"):
+        writer.finish()
+
+
+def test_a_killed_writer_resumes_to_the_same_arrays(tmp_path):
+    program = textwrap.dedent("""
+        import sys, time
+        import numpy as np
+        from unetrep_jax import storage
+        writer = storage.RowWriter(sys.argv[1], "k", 2000, {"b": ((), np.int64)}, seconds=0.0)
+        for i in range(writer.rows_done, 2000):
+            writer.append(b=np.array([i]))
+            time.sleep(0.0005)
+        writer.finish()
+    """)
+    command = [sys.executable, "-c", program, str(tmp_path / "r")]
+    for seconds in (0.5, 0.9):
+        process = subprocess.Popen(command)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "r" / "b.npy"), np.arange(2000))
+
+
+def _hold(path, held, release):
+    with storage.lock(path):
+        held.set()
+        release.wait(10)
+
+
+def test_a_lock_is_waited_for_and_is_free_when_its_holder_is_killed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", held, release))
+    holder.start()
+    assert held.wait(30)
+    holder.kill()
+    holder.join()
+    with storage.lock(tmp_path / "lock"):
+        pass
+
+
+def test_progress_tells_speed_and_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with storage.Progress("sweep", 1000, done=100) as progress:
+        now[0] += 20
+        progress.advance(300)
+    assert sys.stderr.getvalue().splitlines()[0] == "sweep: 400 of 1,000 images, 15 images/s, 0:40 left"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.4, "0:07"), (750, "12:30"), (11045, "3:04:05")])
+def test_durations_read_as_a_clock(seconds, text):
+    assert storage.duration(seconds) == text

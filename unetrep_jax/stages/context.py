@@ -1,0 +1,118 @@
+"""What every stage of the analysis works on, and how it stores and shows its results."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unetrep_jax import figures, measures, report, representation, storage
+from unetrep_jax.data import ImageSet
+from unetrep_jax.denoiser import Denoiser
+
+Arrays = dict[str, np.ndarray]
+
+
+class Context(NamedTuple):
+    """What the stages work on.
+
+    Attributes:
+      denoiser: the trained denoiser.
+      untrained: opens the same network with its initial parameters.
+      images: the images to analyse.
+      training_images: opens the images that it was trained on; raises InputError or OSError where they are not at hand.
+      settings: the analysis settings, each an attribute (see `configs/default.py`, section analysis).
+      identity: names the checkpoint and the weights taken from it.
+      facts: what is needed to judge and to repeat the analysis, for the head of the report.
+      training_log: the run's `metrics.jsonl`, where there is one.
+      outdir: folder of all results.
+    """
+
+    denoiser: Denoiser
+    untrained: Callable[[], Denoiser]
+    images: ImageSet
+    training_images: Callable[[], ImageSet]
+    settings: Any
+    identity: str
+    facts: dict[str, Any]
+    training_log: Path
+    outdir: Path
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Noise levels of the grid, intensity units."""
+        return np.float32(self.settings.sigmas) / np.float32(255)
+
+    @property
+    def working(self) -> int:
+        """Position of the working noise level in the grid."""
+        return list(self.settings.sigmas).index(self.settings.sigma)
+
+    @property
+    def untrained_subset(self) -> np.ndarray:
+        """Positions of the images that the untrained network sees."""
+        return spread(len(self.images.images), self.settings.untrained_images)
+
+
+class Stage(NamedTuple):
+    """One step of the analysis.
+
+    Attributes:
+      settings: keys of the analysis settings that its result depends on.
+      needs: stages whose files it reads.
+      run: writes its files into a folder: (context, folder, key) -> None.
+      section: (context, arrays, summary) -> a section of the report, or None for stages that only feed others.
+    """
+
+    settings: tuple[str, ...]
+    needs: tuple[str, ...]
+    run: Callable
+    section: Callable | None = None
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """`count` positions (all for 0), evenly over a set that may be sorted by class."""
+    return np.linspace(0, total - 1, min(total, count or total)).astype(int)
+
+
+def write_stage(folder: Path, key: str, arrays: Arrays, summary: dict) -> None:
+    """Publishes a stage's arrays and numbers at once."""
+    with storage.replacing(folder, key) as partial:
+        np.savez(partial / "arrays.npz", **arrays)
+        storage.write_json(partial / "summary.json", summary)
+
+
+def averages(context: Context, stage: str) -> np.ndarray:
+    """Memory map [n, levels, K] of a sweep's channel averages."""
+    return np.load(context.outdir / stage / "mean.npy", mmap_mode="r")
+
+
+def layout_of(context: Context) -> Any:
+    """Where each block's columns are."""
+    return representation.layout(context.denoiser, context.images.images.shape[1:])
+
+
+def phi(context: Context, stage: str, level: int) -> np.ndarray:
+    """phi of all images of a sweep at one noise level, [n, k]."""
+    return np.ascontiguousarray(layout_of(context).of(averages(context, stage)[:, level], "mid"))
+
+
+def picture(context: Context, figure: Any, name: str, caption: str) -> Any:
+    """Saves a figure and names it for the report."""
+    return report.Picture(figures.save(figure, context.outdir / "figures", name), caption, caption)
+
+
+QUARTILES = ("first_quartile", "median", "third_quartile")
+
+
+def quartiles_of(values: np.ndarray) -> dict[str, float]:
+    """Quartiles of the finite values, by name."""
+    finite = values[np.isfinite(values)]
+    quartiles = measures.quartiles(finite) if finite.size else np.full(3, np.nan)
+    return {name: float(value) for name, value in zip(QUARTILES, quartiles, strict=True)}
+
+
+def quartiles_text(quartiles: Mapping[str, Any]) -> str:
+    """Median and quartiles as they are printed: 0.25 (0.22-0.31)."""
+    first, median, third = (np.nan if quartiles[name] is None else quartiles[name] for name in QUARTILES)
+    return f"{median:.2f} ({first:.2f}–{third:.2f})"

@@ -1,0 +1,139 @@
+"""PSNR of the network against noise level, beside Wiener filters that know the level."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetrep_jax import baselines, devices, figures, report, storage, training
+from unetrep_jax.stages.context import Arrays, Context, picture, spread, write_stage
+from unetrep_jax.storage import InputError
+
+PUBLISHED_SIGMAS = np.float32([10, 25, 50, 100]) / np.float32(255)
+
+
+def run_denoising(context: Context, folder: Path, key: str) -> None:
+    """PSNR of the network and of two Wiener filters, per image; and pictures."""
+    settings = context.settings
+    images = context.images.images
+    grid = np.geomspace(0.01, 1, 10).astype(np.float32)
+    sigmas = np.unique(np.concatenate([PUBLISHED_SIGMAS, grid]))
+    methods = {"network": (np.zeros(()), lambda _, y, sigma: context.denoiser.denoise(y))}
+    spectrum, spectrum_images = training_spectrum(context)
+    if spectrum is not None:
+        methods["Wiener"] = (spectrum, baselines.wiener)
+        methods["Wiener, channels apart"] = (spectrum, functools.partial(baselines.wiener, channelwise=True))
+    arrays: Arrays = {"sigmas": sigmas}
+    for name, (constants, denoise) in methods.items():
+        arrays[f"psnr/{name}"], arrays["psnr/noisy"] = psnr_of(context, denoise, constants, images, sigmas, name)
+    shown = images[: min(6, len(images))]
+    sigmas_shown = PUBLISHED_SIGMAS[1:]
+    strips = [pictures_of(context, shown, sigma) for sigma in sigmas_shown]
+    arrays |= {
+        "shown/clean": strips[0][0],
+        "shown/noisy": np.stack([s[1] for s in strips]),
+        "shown/sigmas": sigmas_shown,
+    }
+    arrays["shown/denoised"] = np.stack([s[2] for s in strips])
+    first = slice(0, settings.first_images)
+    summary = {
+        "images": len(images),
+        "first_images": len(images[first]),
+        "spectrum_images": spectrum_images,
+        "sigma_times_255": [round(float(255 * s), 3) for s in sigmas],
+        "psnr_db": {name[5:]: a.mean(axis=0) for name, a in arrays.items() if name.startswith("psnr/")},
+        "psnr_db_first_images": {
+            name[5:]: a[first].mean(axis=0) for name, a in arrays.items() if name.startswith("psnr/")
+        },
+    }
+    write_stage(folder, key, arrays, summary)
+
+
+def training_spectrum(context: Context) -> tuple[Any, int]:
+    """(mean power spectrum of the training images, how many), or (None, 0) where they are not at hand."""
+    try:
+        train_set = context.training_images()
+        if train_set.images.shape[1:] != context.images.images.shape[1:]:
+            raise InputError("they have another size")
+    except (InputError, OSError) as error:
+        print(f"no Wiener filter: the training images cannot be read ({str(error).splitlines()[0]})", file=sys.stderr)
+        return None, 0
+    chosen = spread(len(train_set.images), context.settings.spectrum_images)
+    return baselines.mean_and_spectrum(train_set.images[chosen]), len(chosen)
+
+
+def psnr_of(context: Context, denoise: Callable, constants: Any, images: Any, sigmas: Any, label: str) -> Any:
+    """(denoised, noisy) PSNR [n, levels]."""
+    size = context.settings.batch_size
+    step = devices.parallel_map(training.psnr_step(denoise, seed=context.settings.seed), size)
+    constants = devices.replicate((constants, sigmas), local=True)
+    results = []
+    with storage.Progress(f"denoising, {label}", len(images)) as progress:
+        for first in range(0, len(images), size):
+            index = np.arange(first, min(first + size, len(images)), dtype=np.int32)
+            results.append(step(constants, (np.asarray(images[index]), index)))
+            progress.advance(len(index))
+    return tuple(np.concatenate(part) for part in zip(*results, strict=True))
+
+
+def pictures_of(context: Context, images: Any, sigma: Any) -> Any:
+    """(clean, noisy, denoised) images."""
+    step = training.denoise_step(lambda _, y, sigma: context.denoiser.denoise(y), seed=context.settings.seed)
+    return devices.parallel_map(step, len(images))(
+        (np.zeros(()), sigma), (np.asarray(images), np.arange(len(images), dtype=np.int32))
+    )
+
+
+def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
+    """PSNR table, curve and pictures."""
+    psnr = {name[5:]: value for name, value in arrays.items() if name.startswith("psnr/")}
+    sigmas = arrays["sigmas"]
+    columns = [int(np.argmin(abs(sigmas - s))) for s in PUBLISHED_SIGMAS]
+    order = ["noisy", *[name for name in psnr if name not in ("noisy", "network")], "network"]
+    titles = {
+        "noisy": "noisy image",
+        "Wiener": "Wiener filter, told σ (colours jointly)",
+        "network": "network, blind",
+        "Wiener, channels apart": "Wiener filter, told σ (each colour)",
+    }
+    header = ("", *(f"σ = {255 * s:.0f}/255" for s in PUBLISHED_SIGMAS))
+    rows = [(titles[name], *(f"{value:.2f}" for value in psnr[name].mean(axis=0)[columns])) for name in order]
+    caption = f"PSNR in dB, mean over {summary['images']:,} images; peak 1, nothing clipped."
+    if not summary["spectrum_images"]:
+        caption += " The training images are not at hand here, so there is no Wiener filter to compare with."
+    else:
+        caption += (
+            f" The Wiener filters know σ and the mean power spectrum of {summary['spectrum_images']:,} training images."
+        )
+    curve = figures.denoising_curve(
+        sigmas, psnr["noisy"].mean(axis=0), {titles[name]: psnr[name].mean(axis=0) for name in reversed(order[1:])}
+    )
+    shown = [int(np.argmin(abs(sigmas - s))) for s in arrays["shown/sigmas"]]
+    count = len(arrays["shown/clean"])
+    strip = figures.denoising_strip(
+        arrays["shown/clean"],
+        arrays["shown/noisy"],
+        arrays["shown/denoised"],
+        arrays["shown/sigmas"],
+        noisy_psnr=psnr["noisy"][:count, shown].T,
+        denoised_psnr=psnr["network"][:count, shown].T,
+    )
+    return report.Section(
+        "Denoising",
+        [
+            "The network is blind: it is never told the noise level. "
+            "The Wiener filter, the best linear shift-invariant denoiser, is."
+        ],
+        [report.Table(caption, header, rows)],
+        [
+            picture(
+                context, strip, "denoising", "Clean, noisy and denoised images at three noise levels, with PSNR in dB."
+            ),
+            picture(
+                context, curve, "psnr", "Output PSNR against input PSNR (left) and the gain (right), means over images."
+            ),
+        ],
+    )

@@ -1,0 +1,102 @@
+"""The table of stages: what each depends on, running what is not there yet, and the report on all of them."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetrep_jax import figures, report, storage
+from unetrep_jax.stages import clustering, denoising, sparsity
+from unetrep_jax.stages.context import Context, Stage, picture
+
+STAGES = {
+    "denoising": Stage(
+        ("first_images", "spectrum_images", "seed"), (), denoising.run_denoising, denoising.section_denoising
+    ),
+    "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
+    "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
+    "sparsity": Stage(("sigma",), ("representations", "untrained"), sparsity.run_sparsity, sparsity.section_sparsity),
+    "clusters": Stage(
+        ("sigma", "clusters", "cluster_seeds", "cluster_runs", "seed"),
+        ("representations", "untrained"),
+        clustering.run_clusters,
+        clustering.section_clusters,
+    ),
+}
+
+
+def stage_key(context: Context, name: str) -> str:
+    """Names all that a stage's files depend on."""
+    stage = STAGES[name]
+    settings = {key: list(v) if isinstance(v := getattr(context.settings, key), tuple) else v for key in stage.settings}
+    needs = [stage_key(context, other) for other in stage.needs]
+    return storage.fingerprint(name, context.identity, context.images.fingerprint, settings, needs)
+
+
+def wanted_stages(only: list[str] | None) -> list[str]:
+    """The stages asked for and those they need, in order."""
+    wanted = set(only or STAGES)
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted |= set(STAGES[name].needs)
+    return [name for name in STAGES if name in wanted]
+
+
+def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> None:
+    """Runs what is wanted and not there yet."""
+    for name in wanted_stages(only):
+        folder, key = context.outdir / name, stage_key(context, name)
+        if name not in redo and storage.is_complete(folder, key):
+            print(f"{name}: unchanged", flush=True)
+            continue
+        began = time.monotonic()
+        STAGES[name].run(context, folder, key)
+        print(f"{name}: done in {storage.duration(time.monotonic() - began)}", flush=True)
+
+
+def write_report(context: Context) -> Path:
+    """Figures, `summary.json` and `report.html`, from the arrays of all stages that are up to date."""
+    summary, sections = {"facts": context.facts}, [section_training(context)]
+    for name, stage in STAGES.items():
+        folder = context.outdir / name
+        if stage.section is None or not storage.is_complete(folder, stage_key(context, name)):
+            continue
+        summary[name] = storage.read_json(folder / "summary.json")
+        with np.load(folder / "arrays.npz") as arrays:
+            sections.append(stage.section(context, dict(arrays), summary[name]))
+    storage.write_json(context.outdir / "summary.json", summary)
+    path = context.outdir / "report.html"
+    report.write(
+        path,
+        title="What the denoiser knows",
+        sections=[s for s in sections if s],
+        facts=context.facts,
+        subtitle=f"A blind denoiser and its representation, on {context.facts['images']}",
+    )
+    return path
+
+
+def section_training(context: Context) -> Any:
+    """The run's own curves, where the checkpoint lies in a run."""
+    log = context.training_log
+    if not log.exists():
+        return None
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    losses, evaluations = [x for x in lines if "loss" in x], [x for x in lines if "psnr" in x]
+    if not losses or not evaluations:
+        return None
+    figure = figures.training_curves(
+        np.array([x["images"] for x in losses]),
+        np.array([x["loss"] for x in losses]),
+        np.array([x["images"] for x in evaluations]),
+        np.array([x["psnr"] for x in evaluations]),
+        np.array(evaluations[0]["sigma"]),
+    )
+    return report.Section(
+        "Training",
+        [],
+        [],
+        [picture(context, figure, "training", "Training loss, and PSNR on fixed validation images.")],
+    )
