@@ -119,11 +119,14 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
 
     from unetrep_jax import checkpoints, data, denoiser, devices, models, stages
 
+    # Devices come before the checkpoint, whose own are those of its training.
+    here = configs.from_plain({})
+    configs.override(here, rest)
+    devices.start(**here.devices)
     opened = checkpoints.open_checkpoint(arguments.ckpt, arguments.step, arguments.weights)
     config = configs.from_plain(opened.config)
     configs.override(config, rest)
     check(config)
-    devices.start(**config.devices)
     images = open_images(arguments, config)
     model = models.build(**config.model, image_channels=config.data.image_channels)
     run = opened.folder.parent.parent
@@ -184,7 +187,7 @@ def main(argv: list[str]) -> int:
         from unetrep_jax import stages
 
         context.outdir.mkdir(parents=True, exist_ok=True)
-        with storage.lock(context.outdir / ".lock"):
+        with storage.lock(context.outdir / ".lock", wait=False):
             stages.run_stages(context, arguments.only, arguments.redo)
             path = stages.write_report(context)
         print(f"report: {path.resolve()}", flush=True)

@@ -5,6 +5,7 @@ run in a folder that holds one resumes it, exactly. Ctrl-C and SIGTERM save firs
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import math
@@ -136,8 +137,7 @@ def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
     total = math.ceil(config.train.epochs * len(train_set.images) / config.train.batch_size)
     run = Run(config, workdir, model, train_set, validation_set, total)
     open_batches(run).close()
-    if config.train.start_from:
-        start_params(run)
+    start_params(run)
     return run
 
 
@@ -161,13 +161,13 @@ def start_params(run: Run) -> Any:
     from unetrep_jax import checkpoints, models
 
     params = models.init_params(run.model, jax.random.key(run.config.seed))
-    if not run.config.train.start_from:
+    source = run.config.train.start_from
+    if not source or checkpoints.steps(run.workdir / "last"):  # a run that goes on needs its source no more
         return params
-    opened = checkpoints.open_checkpoint(run.config.train.start_from)
+    opened = checkpoints.open_checkpoint(source)
     if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, params):
         raise InputError(
-            f"train.start_from = {run.config.train.start_from} holds another network than model.* describes; "
-            "give it the same model settings."
+            f"train.start_from = {source} holds another network than model.* describes; give it the same model settings."
         )
     return opened.params
 
@@ -306,7 +306,8 @@ class Log:
         left = storage.duration((run.total_steps - step) * config.train.batch_size / speed)
         epoch = images / run.images_per_epoch
         say(
-            f"step {step:,}/{run.total_steps:,} (epoch {epoch:.2f})  loss {loss:.2f}{self._psnr}  {speed:,.0f} images/s  {left} left"
+            f"step {step:,}/{run.total_steps:,} (epoch {epoch:.2f})  loss {loss:.2f}{self._psnr}  "
+            f"{speed:,.0f} images/s  {left} left"
         )
 
     def evaluation(self, step: int, sigmas: Any, psnr: Any, noisy_psnr: Any, pictures: Any, seconds: float) -> None:
@@ -360,9 +361,9 @@ def say(text: str) -> None:
 def finite_rows(metrics: list, last_step: int) -> list[list[float]]:
     """[[loss, gradient norm], ...] on the host, of the steps up to `last_step`; raises DivergedError where one is not finite."""
     rows = [[float(value) for value in step] for step in metrics]
-    for steps_before, row in enumerate(reversed(rows)):
+    for step, row in enumerate(rows, last_step - len(rows) + 1):
         if not all(map(math.isfinite, row)):
-            raise DivergedError(f"step {last_step - steps_before:,}: loss {row[0]:g}, gradient norm {row[1]:g}")
+            raise DivergedError(f"step {step:,}: loss {row[0]:g}, gradient norm {row[1]:g}")
     return rows
 
 
@@ -498,14 +499,24 @@ def discard_run(workdir: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def own(workdir: Path) -> contextlib.AbstractContextManager:
+    """Keeps a second run out of the folder; of several processes that make one run, the first one does."""
+    from unetrep_jax import devices
+
+    if devices.process_index():
+        return contextlib.nullcontext()
+    return storage.lock(workdir / ".lock", wait=False)
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space; errors are one line."""
     try:
         config, workdir, fresh = parse(argv)
         run = prepare(config, workdir, fresh)
-        if fresh:
-            discard_run(workdir)
-        say(train(run))
+        with own(workdir):
+            if fresh:
+                discard_run(workdir)
+            say(train(run))
         return 0
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)

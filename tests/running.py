@@ -5,8 +5,8 @@ As a program, this file runs scripts under test conditions:
     python running.py signal '[[9, "os.rename", "last/8$"]]' train.py --config ...
     python running.py many   cases.json
 
-`signal` sends itself the signal right before the first operation on a file (an audit event of Python) whose paths match the
-pattern; 0 sends none and sleeps instead, as a slow disk would. `many` runs each command line in a fork of one process that has
+`signal` sends itself each signal, one after the other, right before the next operation on a file (an audit event of Python)
+whose path matches the pattern; 0 sends none and sleeps instead, as a slow disk would. `many` runs each command line in a fork of one process that has
 imported everything, which is many times faster than a new process, and no different for the script.
 """
 
@@ -38,7 +38,7 @@ class Result(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Right before the first file operation `event` on a path that matches; signal 0 waits instead."""
+    """Right before the next file operation `event` on a path that matches: send a signal, or, for signal 0, be slow."""
 
     signal: int
     event: str
@@ -200,14 +200,14 @@ def _interrupt_at(moments: Sequence[Moment]) -> None:
     waiting = list(moments)
 
     def hook(event: str, arguments: tuple) -> None:
-        for moment in waiting:
-            if event == moment.event and any(re.search(moment.path, str(value)) for value in arguments):
-                waiting.remove(moment)
-                if moment.signal:
-                    os.kill(os.getpid(), moment.signal)
-                else:
-                    time.sleep(3)
-                return
+        if not waiting or event != waiting[0].event:
+            return
+        if any(re.search(waiting[0].path, str(value)) for value in arguments):
+            moment = waiting.pop(0)
+            if moment.signal:
+                os.kill(os.getpid(), moment.signal)
+            else:
+                time.sleep(3)
 
     sys.addaudithook(hook)
 

@@ -24,7 +24,10 @@ MAY_IMPORT = {
     "checkpoints": {"models", "denoiser"},
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
-}
+    "stages": {
+        "baselines", "clusters", "data", "denoiser", "devices", "figures", "measures", "report", "representation", "training",
+    },
+}  # fmt: skip
 # Library -> the only rooms and scripts that may import it.
 ONLY_IN = {
     "orbax": {"checkpoints"},

@@ -31,8 +31,7 @@ def small():
 
 
 @pytest.mark.parametrize(
-    ("settings", "count"),
-    [({}, 13_124_803), ({"decoder_depth": [5, 6, 7]}, 13_678_147), ({"bias": False}, 13_119_744)],
+    ("settings", "count"), [({}, 13_124_803), ({"decoder_depth": [5, 6, 7]}, 13_678_147), ({"bias": False}, 13_119_744)]
 )
 def test_parameter_counts_are_the_published_ones(settings, count):
     assert models.count_params(shapes_of(**settings)) == count

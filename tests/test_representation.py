@@ -1,6 +1,5 @@
 """Channel averages on denoisers whose activations are known, and the sweep's independence of batch, grid and kills."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np

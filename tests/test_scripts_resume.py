@@ -106,11 +106,14 @@ def test_a_run_killed_at_random_times_equals_the_uninterrupted_run_bit_for_bit(p
 
 def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place, copy):
     # `last` remembers the best PSNR. If it were whole before `best` is, the run would go on without ever writing that.
-    for step in (36, 40):
-        shutil.rmtree(copy / "last" / str(step))
-    slow_disk = [Moment(SLOW, "os.mkdir", r"best/\.36\.writing"), Moment(KILL, "os.mkdir", r"last/\.40\.writing")]
-    assert place.run(place.training(copy), slow_disk).code == -KILL
-    assert set(checkpoints.steps(copy / "best")) >= {36} or checkpoints.steps(copy / "last")[-1] < 36
+    shutil.rmtree(copy / "last" / "40")
+    moments = [
+        Moment(SLOW, "os.mkdir", r"best/\.40\.writing"),
+        Moment(signal.SIGCONT, "os.rename", r"last/40$"),
+        Moment(KILL, "os.scandir", r"last$"),  # right after it got its name
+    ]
+    assert place.run(place.training(copy), moments).code == -KILL
+    assert checkpoints.steps(copy / "last")[-1] == 40
     assert place.run(place.training(copy)).code == 0
     assert_same_run(copy, place.finished_run)
 

@@ -107,12 +107,19 @@ def verify_manifest(folder: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path | str) -> Iterator[None]:
-    """Holds an exclusive lock file; a second process waits for it. Released when the holder ends, however it ends."""
+def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock file; it is free again when the holder ends, however it ends.
+
+    Raises:
+      InputError: another process holds it, and `wait` is False.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(f"{path.parent} is in use by another process; wait until it ends, or use another folder.") from None
         yield
 
 
@@ -258,7 +265,7 @@ class Progress:
         self._start, self._begun = done, time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._seconds = 0.2 if self._terminal else seconds
-        self._shown_at = self._begun
+        self._shown_at, self._shown = self._begun, None
 
     def __enter__(self):
         """Begins."""
@@ -266,7 +273,7 @@ class Progress:
 
     def __exit__(self, *_):
         """Shows the last state, unless nothing was worth showing."""
-        if self._terminal or time.monotonic() - self._begun >= self._seconds:
+        if self._terminal or (self._shown != self.done and time.monotonic() - self._begun >= self._seconds):
             self._show("\n" if self._terminal else None)
 
     def advance(self, count: int) -> None:
@@ -278,6 +285,7 @@ class Progress:
             self._show()
 
     def _show(self, end: str | None = None) -> None:
+        self._shown = self.done
         rate = (self.done - self._start) / max(time.monotonic() - self._begun, 1e-9)
         left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
         number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

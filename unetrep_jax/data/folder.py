@@ -72,11 +72,7 @@ def open_folder(
         provenance={"from": str(root), "split": part, "files": len(chosen), "ignored_files": ignored},
     )
     return decode_once(
-        images,
-        image_size=image_size,
-        image_channels=image_channels,
-        cache_dir=cache_dir,
-        max_unreadable=max_unreadable,
+        images, image_size=image_size, image_channels=image_channels, cache_dir=cache_dir, max_unreadable=max_unreadable
     )
 
 

@@ -208,15 +208,7 @@ def cluster_tables(context: Context, summary: dict) -> list:
     if "classes" in summary:
         rows.append(("phi, label classes", summary["images"], summary["classes"] | {"labels": None}))
     rows += [(name, row["images"], row) for name, row in summary["controls"].items()]
-    controls = [
-        (
-            name,
-            f"{images:,}",
-            quartiles_text(row["separation"]),
-            *labels_of(row),
-        )
-        for name, images, row in rows
-    ]
+    controls = [(name, f"{images:,}", quartiles_text(row["separation"]), *labels_of(row)) for name, images, row in rows]
     level = f"σ = {context.settings.sigma:.0f}/255, {summary['images']:,} images"
     return [
         report.Table(

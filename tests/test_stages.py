@@ -1,0 +1,144 @@
+"""The stages on a denoiser whose activations are known: what is saved is what the formulas give, and caching is exact."""
+
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unetrep_jax import clusters, measures, noise, representation, stages
+from unetrep_jax.data import ImageSet
+from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.storage import InputError
+
+SETTINGS = {
+    "sigmas": (0.0, 50.0, 100.0), "sigma": 100.0, "draws": 2, "batch_size": 16, "clusters": (3, 5), "cluster_seeds": 2,
+    "cluster_runs": 2, "seed": 0, "first_images": 10, "spectrum_images": 50, "untrained_images": 30, "images": 0,
+}  # fmt: skip
+WEIGHTS = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
+
+
+def colour_denoiser(weights):
+    """Halves the image; every block is a rectified mixture of the colours."""
+
+    def activations(y):
+        layers = {f"{name}.0": jax.nn.relu(y @ weights) for name in ("encoder0", "encoder1", "mid", "decoder1")}
+        return layers | {"decoder0.0": y}
+
+    names = ("encoder0", "encoder1", "mid", "decoder1", "decoder0")
+    return Denoiser(lambda y: y / 2, activations, lambda y: activations(y)["mid.0"].mean((1, 2)), names)
+
+
+def image_set(count=60, seed=0):
+    """Plain images of three colours, which are the labels."""
+    generator = np.random.default_rng(seed)
+    labels = (np.arange(count) % 3).astype(np.int32)
+    colours = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]])[labels]
+    images = np.clip(colours[:, None, None] + generator.integers(-30, 30, (count, 8, 8, 3)), 0, 255).astype(np.uint8)
+    return ImageSet(images, labels, ("red", "green", "blue"), {"source": "npy", "split": "validation"}, f"set {seed}")
+
+
+@pytest.fixture
+def make_context(tmp_path):
+    def make(training_images=lambda: image_set(seed=1), **settings):
+        return stages.Context(
+            denoiser=colour_denoiser(WEIGHTS),
+            untrained=lambda: colour_denoiser(-WEIGHTS),
+            images=image_set(),
+            training_images=training_images,
+            settings=SimpleNamespace(**SETTINGS | settings),
+            identity="checkpoint",
+            facts={"images": "60 images"},
+            training_log=tmp_path / "none.jsonl",
+            outdir=tmp_path,
+        )
+
+    return make
+
+
+def summary_of(tmp_path, stage):
+    return json.loads((tmp_path / stage / "summary.json").read_text())
+
+
+def test_psnr_is_that_of_the_denoiser_and_the_noise(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, ["denoising"], [])
+    with np.load(tmp_path / "denoising" / "arrays.npz") as arrays:
+        column = int(np.argmin(abs(arrays["sigmas"] - 50 / 255)))
+        clean = noise.to_unit(jnp.asarray(context.images.images))
+        keys = noise.image_keys(noise.level_key(jax.random.key(0), jnp.asarray(arrays["sigmas"][column])), jnp.arange(60))
+        noisy = noise.add_noise(keys, clean, float(arrays["sigmas"][column]))
+        np.testing.assert_allclose(arrays["psnr/network"][:, column], noise.psnr(noisy / 2, clean), rtol=1e-4)
+        np.testing.assert_allclose(arrays["psnr/noisy"][:, column], noise.psnr(noisy, clean), rtol=1e-4)
+        wiener = arrays["psnr/Wiener"][:, column].mean()
+        assert wiener > arrays["psnr/Wiener, channels apart"][:, column].mean() > arrays["psnr/noisy"][:, column].mean()
+    summary = summary_of(tmp_path, "denoising")
+    assert summary["images"] == 60 and summary["first_images"] == 10 and summary["spectrum_images"] == 50
+
+
+def test_without_training_images_there_is_no_wiener_filter_and_the_report_says_so(make_context, tmp_path):
+    def missing():
+        raise InputError("not here")
+
+    context = make_context(training_images=missing)
+    stages.run_stages(context, ["denoising"], [])
+    assert summary_of(tmp_path, "denoising")["psnr_db"].keys() == {"network", "noisy"}
+    assert "training images are not at hand" in stages.write_report(context).read_text()
+
+
+def test_ratios_and_their_quartiles_are_those_of_the_saved_averages(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, ["sparsity"], [])
+    averages = np.load(tmp_path / "representations" / "mean.npy")
+    columns = representation.layout(context.denoiser, (8, 8, 3))
+    with np.load(tmp_path / "sparsity" / "arrays.npz") as arrays:
+        assert arrays["trained"].shape == (60, 3, 4) and arrays["untrained"].shape == (30, 3, 4)
+        middle = arrays["trained"][:, :, list(columns.columns).index("mid")]
+    expected = np.abs(columns.of(averages, "mid")).sum(-1) ** 2 / (6 * (columns.of(averages, "mid") ** 2).sum(-1))
+    np.testing.assert_allclose(middle, expected, rtol=1e-5)
+    summary = summary_of(tmp_path, "sparsity")
+    assert summary["trained"]["mid"]["median"] == pytest.approx(np.median(expected[:, 2]), rel=1e-5)
+    assert summary["effective_channels_of_phi"] == pytest.approx(6 * np.median(expected[:, 2]), rel=1e-5)
+
+
+def test_clusters_find_the_colours_and_numbers_agree_with_the_measures(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, None, [])
+    summary = summary_of(tmp_path, "clusters")
+    assert summary["by_clusters"]["3"]["labels"]["ami"] == pytest.approx(1)
+    assert summary["by_clusters"]["3"]["agreement_of_seeds_ami"] == pytest.approx(1)
+    assert summary["controls"]["pixels"]["labels"]["ami"] == pytest.approx(1)
+    assert summary["controls"]["Gaussian of phi's covariance"]["labels"] is None
+    averages = np.load(tmp_path / "representations" / "mean.npy")[:, 2]
+    phi = representation.layout(context.denoiser, (8, 8, 3)).of(averages, "mid")
+    classes = clusters.separation_of_clusters(phi, context.images.labels).ratio
+    assert summary["classes"]["separation"]["median"] == pytest.approx(measures.quartiles(classes)[1], rel=1e-4)
+    page = stages.write_report(context).read_text()
+    for title in ("Denoising", "Sparsity", "Clusters"):
+        assert title in page
+    assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".png", ".pdf"}
+    assert json.loads((tmp_path / "summary.json").read_text())["clusters"] == summary
+
+
+def test_only_what_depends_on_a_changed_setting_runs_again(make_context, capsys):
+    stages.run_stages(make_context(), ["sparsity"], [])
+    capsys.readouterr()
+    stages.run_stages(make_context(), ["sparsity"], [])
+    assert capsys.readouterr().out.count("unchanged") == 3
+    stages.run_stages(make_context(sigma=50.0), ["sparsity"], [])
+    out = capsys.readouterr().out
+    assert "representations: unchanged" in out and "sparsity: done" in out
+    stages.run_stages(make_context(), ["sparsity"], ["untrained"])
+    out = capsys.readouterr().out
+    assert "representations: unchanged" in out and "untrained: done" in out
+
+
+def test_grey_unlabelled_images_are_analysed_too(make_context, tmp_path):
+    context = make_context()
+    grey = context.images._replace(images=context.images.images[..., :1], labels=None, fingerprint="grey")
+    context = context._replace(images=grey, denoiser=colour_denoiser(WEIGHTS[:1]), untrained=lambda: colour_denoiser(-WEIGHTS[:1]))
+    stages.run_stages(context, None, [])
+    stages.write_report(context)
+    assert summary_of(tmp_path, "clusters")["by_clusters"]["3"]["labels"] is None
