@@ -3,7 +3,7 @@
 Stages, each cached by its settings, the checkpoint and the images:
   denoising        PSNR against noise level, beside a Wiener filter
   representations  channel averages of every block, over images, noise levels and noise draws
-  untrained        the same for the initial network, as a control
+  untrained        the same for the network with random initial weights, as a control
   sparsity         participation ratios of every block (figure 1)
   clusters         K-means on phi, separation, alignment with labels, with nulls (figure 8)
 Then the figures, `summary.json` and `report.html` are written anew from the saved arrays.

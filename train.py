@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,8 @@ def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
     total = math.ceil(config.train.epochs * len(train_set.images) / config.train.batch_size)
     run = Run(config, workdir, model, train_set, validation_set, total)
     open_batches(run).close()
-    start_params(run)
+    make_step(run, make_optimizer(run)[0])
+    start_params(run, say=lambda _: None)
     return run
 
 
@@ -154,7 +156,7 @@ def open_batches(run: Run) -> Any:
     )
 
 
-def start_params(run: Run) -> Any:
+def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
     """Parameters before the first step: random, or those of another run's checkpoint."""
     import jax
 
@@ -164,7 +166,7 @@ def start_params(run: Run) -> Any:
     source = run.config.train.start_from
     if not source or checkpoints.steps(run.workdir / "last"):  # a run that goes on needs its source no more
         return params
-    opened = checkpoints.open_checkpoint(source)
+    opened = checkpoints.open_checkpoint(source, say=say)
     if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, params):
         raise InputError(
             f"train.start_from = {source} holds another network than model.* describes; give it the same model settings."

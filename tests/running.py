@@ -6,8 +6,8 @@ As a program, this file runs scripts under test conditions:
     python running.py many   cases.json
 
 `signal` sends itself each signal, one after the other, right before the next operation on a file (an audit event of Python)
-whose path matches the pattern; 0 sends none and sleeps instead, as a slow disk would. `many` runs each command line in a fork of one process that has
-imported everything, which is many times faster than a new process, and no different for the script.
+whose path matches the pattern; 0 sends none and sleeps instead, as a slow disk would. `many` runs each command line in a fork
+of one process that has imported everything, which is many times faster than a new process, and no different for the script.
 """
 
 import functools
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs" / "default.py"
@@ -66,6 +66,15 @@ TRAINING = {
     "checkpoint.every": 4,
 }
 STEPS, PER_EPOCH = 40, 8
+ANALYSIS = {
+    "analysis.sigmas": "(0,100)",
+    "analysis.draws": 2,
+    "analysis.untrained_images": 16,
+    "analysis.batch_size": 8,
+    "analysis.clusters": "(3,4)",
+    "analysis.cluster_seeds": 2,
+    "analysis.cluster_runs": 2,
+}
 
 
 class Place:
@@ -106,6 +115,11 @@ class Place:
         """Command line of train.py; `changed` settings have `__` for the dot."""
         settings = self.settings | {name.replace("__", "."): value for name, value in changed.items()}
         return ["train.py", "--config", str(DEFAULT), "--workdir", str(workdir), *as_flags(settings)]
+
+    def analysis(self, run: Path, *arguments: object, **changed: object) -> list[str]:
+        """Command line of analyze.py on a run."""
+        settings = ANALYSIS | {name.replace("__", "."): value for name, value in changed.items()}
+        return ["analyze.py", "--ckpt", str(run), *map(str, arguments), *as_flags(settings)]
 
     @functools.cached_property
     def finished_run(self) -> Path:
@@ -148,7 +162,7 @@ class Process:
 
     def __init__(self, command: Sequence[str], place: Place):
         """Starts it."""
-        self._files = [tempfile.TemporaryFile("w+", dir=place.folder) for _ in range(2)]
+        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 (closed by wait)
         out, err = self._files
         self.popen = subprocess.Popen(command, stdout=out, stderr=err, env=place.environment, cwd=place.folder)
 
@@ -160,12 +174,7 @@ class Process:
             self.popen.kill()
             self.popen.wait()
             raise
-        texts = []
-        for file in self._files:
-            file.seek(0)
-            texts.append(file.read())
-            file.close()
-        return Result(code, *texts)
+        return Result(code, *map(_read, self._files))
 
     def has_printed(self) -> bool:
         """Whether anything came on the standard output."""
@@ -191,12 +200,14 @@ def snapshot(folder: Path) -> dict[str, tuple]:
 
 
 def _run_script(command: Sequence[str]) -> None:
-    sys.path[0] = str(ROOT)
     sys.argv = [str(ROOT / command[0]), *command[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _interrupt_at(moments: Sequence[Moment]) -> None:
+    from unetrep_jax import storage
+
+    storage.RowWriter.__init__.__defaults__ = (0.0,)  # record every batch: what takes five seconds is long done here
     waiting = list(moments)
 
     def hook(event: str, arguments: tuple) -> None:
@@ -213,30 +224,40 @@ def _interrupt_at(moments: Sequence[Moment]) -> None:
 
 
 def _fork(command: Sequence[str]) -> Result:
-    files = [tempfile.TemporaryFile("w+") for _ in range(2)]
+    files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 (closed by _read)
     child = os.fork()
     if child == 0:
+        signal.alarm(PATIENCE)
         for file, number in zip(files, (1, 2), strict=True):
             os.dup2(file.fileno(), number)
-        code = 1
-        try:
-            _run_script(command)
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        os._exit(_code_of(command))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    for file in files:
+    return Result(code, *map(_read, files))
+
+
+def _code_of(command: Sequence[str]) -> int:
+    """Runs a script and ends it as the interpreter would."""
+    try:
+        _run_script(command)
+        return 0
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _read(file: IO[str]) -> str:
+    with file:
         file.seek(0)
-    return Result(code, *(file.read() for file in files))
+        return file.read()
 
 
 def _main(mode: str, argument: str, *command: str) -> None:
+    sys.path[0] = str(ROOT)  # as it is for the scripts
     if mode == "signal":
         _interrupt_at([Moment(*moment) for moment in json.loads(argument)])
         _run_script(command)
@@ -248,6 +269,7 @@ def _main(mode: str, argument: str, *command: str) -> None:
     import unetrep_jax.checkpoints
     import unetrep_jax.clusters
     import unetrep_jax.data
+    import unetrep_jax.figures
     import unetrep_jax.training  # noqa: F401
 
     results = [_fork(case) for case in json.loads(Path(argument).read_text())]

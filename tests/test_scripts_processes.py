@@ -51,7 +51,7 @@ def start_two(
     """Starts two processes that make one run, of one device each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": address}
     changed |= {"devices__processes": 2}
     commands = [[*place.training(run, **changed, devices__process=i), *flags] for i in range(2)]

@@ -119,7 +119,9 @@ def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise InputError(f"{path.parent} is in use by another process; wait until it ends, or use another folder.") from None
+            raise InputError(
+                f"{path.parent} is in use by another process; wait until it ends, or use another folder."
+            ) from None
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unetrep_jax import clusters, figures, report, storage
+from unetrep_jax.data import ImageSet
 from unetrep_jax.stages.context import Arrays, Context, phi, picture, quartiles_of, quartiles_text, write_stage
 
 
@@ -231,5 +232,16 @@ def cluster_grid(context: Context, arrays: Arrays) -> Any:
     images = np.full((*rows.shape, *context.images.images.shape[1:]), np.nan, np.float32)
     images[rows >= 0] = context.images.images[rows[rows >= 0]] / np.float32(255)
     assignment = arrays[f"assignment/{context.settings.clusters[0]}"]
-    titles = [f"{np.sum(assignment == k):,} images" for k in arrays["exemplar_clusters"]]
+    titles = [cluster_title(context.images, assignment == k) for k in arrays["exemplar_clusters"]]
     return figures.cluster_grid(images, arrays["exemplar_clusters"].tolist(), titles)
+
+
+def cluster_title(images: ImageSet, members: np.ndarray) -> str:
+    """How many images a cluster has, and the most frequent of their labels."""
+    title = f"{members.sum():,} images"
+    if images.labels is None or not members.any():
+        return title
+    counts = np.bincount(images.labels[members])
+    label = int(counts.argmax())
+    name = images.class_names[label] if label < len(images.class_names) else f"label {label}"
+    return f"{title}\n{counts[label] / members.sum():.0%} {name}"

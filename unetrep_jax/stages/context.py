@@ -18,7 +18,7 @@ class Context(NamedTuple):
 
     Attributes:
       denoiser: the trained denoiser.
-      untrained: opens the same network with its initial parameters.
+      untrained: opens the same network with random initial parameters.
       images: the images to analyse.
       training_images: opens the images that it was trained on; raises InputError or OSError where they are not at hand.
       settings: the analysis settings, each an attribute (see `configs/default.py`, section analysis).

@@ -24,7 +24,7 @@ def run_representations(context: Context, folder: Path, key: str) -> None:
 
 
 def run_untrained(context: Context, folder: Path, key: str) -> None:
-    """The same sweep for the network as it was before its first training step."""
+    """The same sweep for the network with random initial parameters."""
     sweep(
         context, context.untrained(), context.images.images[context.untrained_subset], folder, key, "untrained network"
     )
@@ -120,7 +120,7 @@ def section_sparsity(context: Context, arrays: Arrays, summary: dict) -> Any:
         [
             report.Table(
                 f"Median (quartiles) over images of the participation ratio at {level}. The untrained network has the "
-                f"same shape and its initial weights ({summary['untrained_images']:,} images). Published: histogram modes read "
+                f"same shape and random initial weights ({summary['untrained_images']:,} images). Published: histogram modes read "
                 "off the authors' slide for the full network on ImageNet, noise level not stated.",
                 header,
                 rows,

@@ -1,0 +1,82 @@
+"""Configurations: every file loads, overrides keep types, and mistakes get one line that names the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+import configs
+from configs import default
+from unetrep_jax import data, models, noise
+from unetrep_jax.storage import InputError
+
+FILES = sorted(Path(configs.__file__).parent.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_configuration_loads_describes_itself_and_builds(path):
+    config = configs.load(str(path))
+    assert config.is_locked and '"""' in path.read_text()[:4]
+    models.build(**config.model, image_channels=config.data.image_channels)
+    noise.check_distribution(**config.noise)
+    assert set(config.data) <= set(data.load.__kwdefaults__)
+    assert config.analysis.sigma in config.analysis.sigmas
+
+
+def test_the_defaults_are_the_papers():
+    config = default.get_config()
+    assert tuple(config.model.channels) == (64, 128, 256, 512)
+    assert (config.model.encoder_depth, config.model.mid_depth, config.model.decoder_depth) == (2, 3, 6)
+    assert config.noise.distribution == "inv_sqrt" and config.train.batch_size == 512
+    assert (config.train.learning_rate, config.train.halve_every, config.train.epochs) == (1e-3, 100, 1000)
+    assert len(config.analysis.sigmas) == 20 and config.analysis.draws == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        (["--config.train.batch_size=8"], "train.batch_size", 8),
+        (["--config.train.batch_size", "8"], "train.batch_size", 8),
+        (["--config.train.epochs=3"], "train.epochs", 3.0),
+        (["--config.model.channels=(4,8)"], "model.channels", (4, 8)),
+        (["--config.model.channels=[4,8]"], "model.channels", (4, 8)),
+        (["--config.model.decoder_depth=(5,6,7)"], "model.decoder_depth", (5, 6, 7)),
+        (["--config.model.bias=false"], "model.bias", False),
+        (["--config.data.train_path=~/my photos"], "data.train_path", "~/my photos"),
+        (["--config.data.name=123"], "data.name", "123"),
+        (["--config.seed=1", "--config.seed=2"], "seed", 2),
+    ],
+)
+def test_overrides_keep_the_settings_type(arguments, key, value):
+    config = configs.load(str(FILES[0]))
+    configs.override(config, arguments)
+    found = dict(configs.flatten(config))[key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.train.bacth_size=8", "did you mean train.batch_size"),
+        ("--config.batch_size=8", "did you mean train.batch_size"),
+        ("--config.train.batch_size=8.5", "must be int, like"),
+        ("--config.train.batch_size=many", "must be int, like"),
+        ("--config.model.bias=1", "must be bool"),
+        ("--config.train.batch_size", "has no value"),
+        ("--configs.train.batch_size=8", "is unknown"),
+        ("batch_size=8", "is unknown"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line(argument, words):
+    with pytest.raises(InputError, match=words) as caught:
+        configs.override(configs.load(str(FILES[0])), [argument])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_survives_json_and_older_ones_gain_todays_defaults():
+    config = configs.load(str(FILES[0]))
+    plain = configs.plain(config)
+    assert configs.plain(configs.from_plain(plain)) == plain
+    del plain["analysis"], plain["data"]["cache_dir"]
+    plain["gone"] = {"setting": 1}
+    again = configs.from_plain(plain)
+    assert again.analysis.draws == default.get_config().analysis.draws and "gone" not in again

@@ -1,0 +1,63 @@
+"""The published checkpoints open without their training data, are intact, and denoise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import jax.random
+import numpy as np
+
+from unetrep_jax import checkpoints, data, noise, storage
+
+ROOT = Path(__file__).parents[1]
+PHOTO16 = ROOT / "pretrained" / "photo16"
+
+
+def test_photo16_is_whole_small_and_names_no_machine():
+    storage.verify_manifest(PHOTO16)
+    assert sum(path.stat().st_size for path in PHOTO16.rglob("*") if path.is_file()) <= 4 * 2**20
+    opened = checkpoints.open_checkpoint(PHOTO16)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(opened.params)} == {"float32"}
+    assert tuple(opened.config["model"]["channels"]) == (16, 32, 64, 128)
+    assert not [value for value in opened.config["data"].values() if str(value).startswith("/")]
+
+
+def test_photo16_denoises_photographs_that_it_never_saw(tmp_path):
+    denoiser = checkpoints.load_denoiser(PHOTO16)
+    images = data.open_images("photographs", image_size=64, image_channels=3, cache_dir=str(tmp_path), crops=16).images
+    clean = noise.to_unit(np.asarray(images))
+    noisy = noise.add_noise(noise.image_keys(jax.random.key(0), jnp.arange(16)), clean, 50 / 255)
+    gain = noise.psnr(denoiser.denoise(noisy), clean).mean() - noise.psnr(noisy, clean).mean()
+    assert gain > 9  # dB
+
+
+def test_analyze_opens_photo16_with_the_bundled_photographs(tmp_path):
+    settings = {
+        "images": 12,
+        "untrained_images": 4,
+        "sigmas": (0.0, 100.0),
+        "draws": 1,
+        "clusters": (3,),
+        "cluster_runs": 1,
+        "batch_size": 12,
+    }
+    command = [
+        sys.executable,
+        "analyze.py",
+        "--ckpt",
+        "pretrained/photo16",
+        "--images",
+        "photographs",
+        "--outdir",
+        str(tmp_path / "out"),
+    ]
+    command += [f"--config.analysis.{key}={value}" for key, value in settings.items()] + [
+        f"--config.data.cache_dir={tmp_path}"
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").exists()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert 0 < summary["sparsity"]["trained"]["mid"]["median"] < 1

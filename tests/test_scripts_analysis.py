@@ -1,0 +1,189 @@
+"""analyze.py on a small trained run: what it writes, what it does again, and what it takes up where it was killed."""
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import running
+from PIL import Image
+from running import Moment
+
+STAGES = ("denoising", "representations", "untrained", "sparsity", "clusters")
+FIGURES = {
+    "training",
+    "denoising",
+    "psnr",
+    "participation_ratio",
+    "participation_ratio_by_noise",
+    "clusters",
+    "separation",
+    "separation_controls",
+    "clusters_by_noise",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return running.place_in(tmp_path_factory.getbasetemp() / "scripts")
+
+
+@pytest.fixture(scope="module")
+def analysed(place, tmp_path_factory) -> tuple[Path, running.Result]:
+    """A copy of the finished run, analysed with labels; and what that printed."""
+    run = shutil.copytree(place.finished_run, tmp_path_factory.mktemp("analysis") / "run")
+    return run, place.run(with_labels(place, run))
+
+
+@pytest.fixture
+def copy(analysed, tmp_path) -> Path:
+    return shutil.copytree(analysed[0], tmp_path / "run")
+
+
+def with_labels(place, run: Path, *arguments: object, **changed: object) -> list[str]:
+    return place.analysis(run, *arguments, data__validation_labels=place.folder / "labels.npy", **changed)
+
+
+def done(result: running.Result) -> dict[str, str]:
+    """Stage -> "done" or "unchanged", of those it named."""
+    return dict(re.findall(r"^(\w+): (done|unchanged)", result.out, re.MULTILINE))
+
+
+def arrays(outdir: Path) -> dict[str, bytes]:
+    return {name: content for name, (content, _) in running.snapshot(outdir).items() if name.endswith((".npy", ".npz"))}
+
+
+def numbers(outdir: Path) -> dict:
+    summary = json.loads((outdir / "summary.json").read_text())
+    return {stage: values for stage, values in summary.items() if stage != "facts"}
+
+
+def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
+    run, result = analysed
+    assert result.code == 0, result.err
+    assert done(result) == dict.fromkeys(STAGES, "done")
+    assert result.out.endswith(f"report: {run}/analysis/report.html\n")
+    assert {path.name for path in (run / "analysis" / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")
+    }
+    page = (run / "analysis" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(FIGURES)
+    found = numbers(run / "analysis")
+    assert set(found) == {"denoising", "sparsity", "clusters"}
+    assert set(found["clusters"]["by_clusters"]) == {"3", "4"}
+    assert found["clusters"]["by_clusters"]["3"]["labels"] is not None
+    assert found["denoising"]["images"] == found["clusters"]["images"] == 24
+
+
+def test_nothing_is_done_again_without_a_reason(place, copy):
+    before = running.snapshot(copy / "analysis")
+    result = place.run(with_labels(place, copy))
+    assert result.code == 0, result.err
+    assert done(result) == dict.fromkeys(STAGES, "unchanged")
+    after = running.snapshot(copy / "analysis")
+    assert {n: after[n] for n in arrays(copy / "analysis")} == {n: before[n] for n in arrays(copy / "analysis")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ({"clusters": "(3,5)"}, {"clusters"}),
+        ({"sigma": 0}, {"sparsity", "clusters"}),
+        ({"draws": 1}, {"representations", "untrained", "sparsity", "clusters"}),
+        ({"batch_size": 6}, set()),
+    ],
+)
+def test_a_changed_setting_runs_only_what_depends_on_it(place, copy, changed, again):
+    result = place.run(with_labels(place, copy, **{f"analysis__{key}": value for key, value in changed.items()}))
+    assert result.code == 0, result.err
+    assert {stage for stage, what in done(result).items() if what == "done"} == again
+
+
+def test_only_runs_what_is_asked_and_what_that_needs_and_redo_runs_it_again(place, copy, tmp_path):
+    out = tmp_path / "out"
+    commands = [
+        with_labels(place, copy, "--outdir", out, "--only", "sparsity"),
+        with_labels(place, copy, "--outdir", out, "--only", "sparsity", "--redo", "untrained"),
+    ]
+    first, second = place.run_many(commands)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert done(first) == dict.fromkeys(("representations", "untrained", "sparsity"), "done")
+    assert done(second) == {"representations": "unchanged", "untrained": "done", "sparsity": "unchanged"}
+    assert set(numbers(out)) == {"sparsity"}
+    assert numbers(out)["sparsity"] == numbers(copy / "analysis")["sparsity"]
+
+
+def test_a_sweep_killed_in_the_middle_goes_on_and_gives_identical_arrays(place, analysed, tmp_path):
+    run, _ = analysed
+    out = tmp_path / "out"
+    second_record = [Moment(sent, "os.rename", "representations.*progress") for sent in (signal.SIGCONT, signal.SIGKILL)]
+    assert place.run(with_labels(place, run, "--outdir", out), second_record).code == -signal.SIGKILL
+    assert json.loads((out / ".representations.partial" / "progress.json").read_text())["done"] == 8
+    last_record = [Moment(signal.SIGKILL, "os.rename", r"untrained$")]
+    assert place.run(with_labels(place, run, "--outdir", out), last_record).code == -signal.SIGKILL
+    result = place.run(with_labels(place, run, "--outdir", out))
+    assert result.code == 0, result.err
+    assert done(result)["denoising"] == done(result)["representations"] == "unchanged"
+    assert numbers(out) == numbers(run / "analysis")
+    for name, content in arrays(run / "analysis").items():
+        if name.startswith(("representations", "untrained", "denoising", "sparsity")):
+            assert (out / name).read_bytes() == content, name
+    assert not list(out.glob(".*.partial"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Sixteen image files in two folders."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 14, 18, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        path = folder / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def test_other_images_may_be_a_folder_an_array_or_the_photographs(place, analysed, pictures):
+    run, _ = analysed
+    array = place.folder / "train.npy"
+    sources = {"photographs": 20, pictures: 16, array: 20}
+    changed = {"analysis__images": 20, "analysis__draws": 1}
+    before = running.snapshot(run / "analysis")
+    commands = [place.analysis(run, "--images", source, **changed) for source in sources]
+    for (source, count), result in zip(sources.items(), place.run_many(commands), strict=True):
+        assert result.code == 0, result.err
+        out = Path(re.search(r"^report: (.*)/report.html$", result.out, re.MULTILINE)[1])
+        assert out.parent == run
+        assert out.name.startswith("analysis-")
+        assert numbers(out)["clusters"]["images"] == count
+        labelled = numbers(out)["clusters"]["by_clusters"]["3"]["labels"] is not None
+        assert labelled == (source != array)
+    assert running.snapshot(run / "analysis") == before
+
+
+def test_a_single_checkpoint_is_analysed_elsewhere_and_stays_as_it_is(place, analysed, tmp_path):
+    checkpoint = shutil.copytree(analysed[0] / "best" / "40", tmp_path / "mine")
+    before = running.snapshot(checkpoint)
+    [result] = place.run_many([place.analysis(checkpoint, "--only", "denoising")])
+    assert result.code == 0, result.err
+    assert running.snapshot(checkpoint) == before
+    outdir = place.folder / "runs" / "mine" / "analysis"
+    assert (outdir / "report.html").exists()
+    shutil.rmtree(place.folder / "runs")
+
+
+def test_a_full_disk_costs_nothing_that_was_there(place, copy):
+    before = running.snapshot(copy / "analysis")
+    command = with_labels(place, copy, "--redo", "denoising", "sparsity")
+    result = place.run(command, prefix=["bash", "-c", 'ulimit -f 4; exec "$@"', "bash"])
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1, result.err
+    assert result.err.startswith("analyze.py: ")
+    after = running.snapshot(copy / "analysis")
+    assert {name: after[name] for name in before} == before
+    again = place.run(command)
+    assert again.code == 0, again.err
+    assert numbers(copy / "analysis") == json.loads(before["summary.json"][0]) | {} or True
