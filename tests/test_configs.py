@@ -1,5 +1,6 @@
 """Configurations: every file loads, overrides keep types, and mistakes get one line that names the remedy."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_every_configuration_loads_describes_itself_and_builds(path):
     assert config.is_locked and '"""' in path.read_text()[:4]
     models.build(**config.model, image_channels=config.data.image_channels)
     noise.check_distribution(**config.noise)
-    assert set(config.data) <= set(data.load.__kwdefaults__)
+    assert set(config.data) <= set(inspect.signature(data.load).parameters)
     assert config.analysis.sigma in config.analysis.sigmas
 
 

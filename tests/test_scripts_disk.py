@@ -1,0 +1,112 @@
+"""A disk that fills up, and a folder that is taken: one line, exit code 2, and what was there stays."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import running
+
+from unetrep_jax import checkpoints
+from unetrep_jax.storage import verify_manifest
+
+# A file system of two megabytes that only this command sees; the folder is copied out of it at the end.
+SMALL_DISK = """
+mount -t tmpfs -o size=2m tmpfs "$0" && mkdir "$0/disk" || exit 99
+"$@"
+code=$?
+cp -a "$0/disk/." "$0.out"
+exit $code
+"""
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return running.place_in(tmp_path_factory.getbasetemp() / "scripts")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Path:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small.out").mkdir()
+    try_it = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "small"]
+    if shutil.which("unshare") is None or subprocess.run(try_it, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    return tmp_path / "small"
+
+
+def limited(kibibytes: int) -> list[str]:
+    """A program that lets a script write no file longer than this: a disk that is full for large files alone."""
+    return ["bash", "-c", f'ulimit -f {kibibytes}; exec "$@"', "bash"]
+
+
+def assert_one_line(result: running.Result, *words: str) -> None:
+    assert result.code == 2, result.err
+    assert len(result.err.splitlines()) == 1, result.err
+    assert result.err.startswith("train.py: ")
+    assert any(word in result.err for word in words), result.err
+
+
+def assert_goes_on_to_the_same_end(place, run: Path) -> None:
+    assert place.run(place.training(run)).code == 0
+    for name in ("last", "best"):
+        assert checkpoints.steps(run / name) == checkpoints.steps(place.finished_run / name)
+    assert (run / "metrics.jsonl").read_bytes() == (place.finished_run / "metrics.jsonl").read_bytes()
+
+
+def test_training_ends_when_the_disk_is_full_and_goes_on_when_it_is_not(place, small_disk):
+    command = place.training(small_disk / "disk" / "run", checkpoint__keep=100)
+    result = place.run(command, prefix=[*NAMESPACE, "sh", "-c", SMALL_DISK, str(small_disk)])
+    assert_one_line(result, "No space left", "free on the disk")
+    run = small_disk.with_name("small.out") / "run"
+    whole = [run / name / str(step) for name in ("last", "best") for step in checkpoints.steps(run / name)]
+    assert whole
+    for checkpoint in whole:
+        verify_manifest(checkpoint)
+    assert_goes_on_to_the_same_end(place, run)
+
+
+@pytest.mark.parametrize("kibibytes", [2, 40], ids=["checkpoints", "TensorBoard"])
+def test_training_ends_when_a_file_cannot_grow(place, tmp_path, kibibytes):
+    run = tmp_path / "run"
+    result = place.run(place.training(run), prefix=limited(kibibytes))
+    assert_one_line(result, "File too large")
+    assert_goes_on_to_the_same_end(place, run)
+
+
+def test_images_that_do_not_fit_on_the_disk_stop_the_run_before_it_begins(place, tmp_path):
+    changed = {"data__source": "photographs", "data__cache_dir": tmp_path / "cache", "data__train_crops": 300}
+    result = place.run(place.training(tmp_path / "run", **changed), prefix=limited(16))
+    assert_one_line(result, "File too large", "No space left")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_in_the_same_place_are_refused_and_the_run_stays(place, tmp_path):
+    run = shutil.copytree(place.finished_run, tmp_path / "run")
+    images = tmp_path / "images.npy"
+    np.save(images, 255 - np.load(place.folder / "train.npy"))
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["train_path"] = str(images)
+    (run / "config.json").write_text(json.dumps(config))
+    before = running.snapshot(run)
+    [result] = place.run_many([place.training(run, data__train_path=images)])
+    assert_one_line(result, "The training images cannot be continued: the images' fingerprint was")
+    assert "--fresh" in result.err
+    assert {name: file for name, file in running.snapshot(run).items() if not name.startswith(".")} == before
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(place, tmp_path):
+    run = tmp_path / "run"
+    first = place.start(place.training(run, train__epochs=100_000))
+    first.wait_until(first.has_printed)
+    [second] = place.run_many([place.training(run, train__epochs=100_000)])
+    assert_one_line(second, str(run))
+    first.popen.send_signal(signal.SIGTERM)
+    result = first.wait()
+    assert (result.code, result.err) == (0, "")
+    assert re.search("stopped by SIGTERM", result.out)
