@@ -81,6 +81,11 @@ def check(config: Any) -> None:
     ):
         if settings[key] < 1:
             raise InputError(f"analysis.{key} must be 1 or more; got {settings[key]}.")
+    for key, least in (("seed", 0), ("images", 0)):
+        if settings[key] < least:
+            raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
+    if config.devices.cpu_devices < 1:
+        raise InputError(f"devices.cpu_devices must be 1 or more; got {config.devices.cpu_devices}.")
     if not settings.clusters or min(settings.clusters) < 2:
         raise InputError(f"analysis.clusters needs numbers of 2 or more; got {tuple(settings.clusters)}.")
 
@@ -95,9 +100,20 @@ def open_images(arguments: argparse.Namespace, config: Any) -> Any:
     else:
         images = data.load("validation", stride=stride(config), **config.data)
     total = len(images.images)
-    count, clusters = min(total, config.analysis.images or total), max(config.analysis.clusters)
-    if clusters > count:
-        raise InputError(f"analysis.clusters asks for {clusters} clusters of {count} images; use fewer clusters.")
+    count = min(total, config.analysis.images or total)
+    fitting = tuple(k for k in config.analysis.clusters if 5 * k <= count)
+    if not fitting:
+        raise InputError(
+            f"{count} images are too few for {min(config.analysis.clusters)} clusters (5 images each, on average); "
+            f'give fewer: --config.analysis.clusters="({max(2, count // 20)},)".'
+        )
+    if left_out := set(config.analysis.clusters) - set(fitting):
+        print(
+            f"too few images ({count}) for {', '.join(map(str, sorted(left_out)))} clusters: left out", file=sys.stderr
+        )
+        config.analysis.clusters = fitting
+    if images.labels is not None and images.labels.min() < 0:
+        images = images._replace(labels=None)  # a split whose labels are withheld
     if count == total:
         return images
     chosen = stages.spread(total, count)
@@ -134,7 +150,9 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         denoiser=denoiser.bind(model, opened.params),
         untrained=lambda: denoiser.bind(model, models.init_params(model, jax.random.key(config.seed))),
         images=images,
-        training_images=lambda: data.load("train", stride=stride(config), **config.data),
+        # Never a download of 14 GB for the sake of a comparison.
+        training_images=lambda: data.load("train", stride=stride(config), may_prepare=False, **config.data),
+        training_identity=storage.fingerprint(configs.plain(config.data)),
         settings=config.analysis,
         identity=f"{opened.fingerprint} {opened.weights}",
         facts=facts(config, opened, images, argv),
@@ -171,7 +189,7 @@ def facts(config: Any, opened: Any, images: Any, argv: list[str]) -> dict[str, A
         "checkpoint sha256": opened.fingerprint,
         "network": f"{model.name}, channels {tuple(model.channels)}, {models.count_params(opened.params):,} parameters",
         "trained on": source,
-        "images": f"{len(images.images):,} images of {images.provenance['source']} ({images.provenance['split']})",
+        "images": f"{len(images.images):,} images of {images.provenance['source']} ({images.provenance.get('split', 'all')})",
         "working noise level": f"{config.analysis.sigma:.0f}/255, {config.analysis.draws} draws",
         "seed": config.analysis.seed,
         "machine": f"{platform.machine()}, {jax.device_count()} {jax.devices()[0].device_kind} devices",
@@ -192,6 +210,9 @@ def main(argv: list[str]) -> int:
             path = stages.write_report(context)
         print(f"report: {path.resolve()}", flush=True)
         return 0
+    except KeyboardInterrupt:
+        print("analyze.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     except (InputError, OSError) as error:
         print(f"analyze.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -29,6 +29,8 @@ FREE = (
     "data.cache_dir",
     "data.data_dir",
     "data.zip_dir",
+    "data.train_path",  # that the images are the same, their fingerprint tells
+    "data.validation_path",
     "evaluate.every",
 )
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best")
@@ -87,6 +89,14 @@ def check(config: Any) -> None:
         "devices.cpu_devices",
     )
     settings = dict(configs.flatten(config))
+    for key in ("train.warmup_steps", "train.clip_norm"):
+        if settings[key] < 0:
+            raise InputError(f"{key} must be 0 or more; got {settings[key]}.")
+    if config.evaluate.sigma_max < config.evaluate.sigma_min:
+        raise InputError(
+            f"evaluate.sigma_max must not be below evaluate.sigma_min; got {config.evaluate.sigma_max} and "
+            f"{config.evaluate.sigma_min}."
+        )
     for key in positive:
         if not settings[key] > 0:
             raise InputError(f"{key} must be positive; got {settings[key]}.")
@@ -104,9 +114,31 @@ def check(config: Any) -> None:
         )
 
 
-def check_same_experiment(config: Any, workdir: Path) -> None:
+def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
+    """Refuses a run folder that holds something else, or a run that this one cannot continue."""
+    from unetrep_jax import checkpoints
+
+    if not any((workdir / name).exists() for name in RUN_FILES):
+        return
+    try:
+        before = dict(configs.flatten(storage.read_json(workdir / "config.json")))
+    except (OSError, ValueError, AttributeError):
+        before = {}
+    if "train.batch_size" not in before:
+        raise InputError(
+            f"{workdir} holds {', '.join(RUN_FILES)} or some of them, but no run of this program; use another --workdir."
+        )
+    if fresh:
+        return
+    if checkpoints.steps(workdir / "best") and not checkpoints.steps(workdir / "last"):
+        raise InputError(
+            f"{workdir} has checkpoints in best/ but none in last/ to go on from; use another --workdir, or --fresh."
+        )
+    check_same_experiment(config, workdir, before)
+
+
+def check_same_experiment(config: Any, workdir: Path, before: dict[str, Any]) -> None:
     """Refuses to continue a run with settings that would make the rest of it another experiment."""
-    before = dict(configs.flatten(storage.read_json(workdir / "config.json")))
     free = FREE if config.train.schedule == "cosine" else (*FREE, "train.epochs")
     now = dict(configs.flatten(configs.plain(config)))
     changed = [key for key in sorted(now) if before.get(key, now[key]) != now[key] and not key.startswith(free)]
@@ -129,8 +161,7 @@ def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
     from unetrep_jax import devices, models
 
     check(config)
-    if not fresh and (workdir / "config.json").exists():
-        check_same_experiment(config, workdir)
+    check_folder(config, workdir, fresh)
     devices.start(**config.devices)
     devices.check_divisible(config.train.batch_size, "train.batch_size")
     train_set, validation_set = open_images(config, "train"), open_images(config, "validation")
@@ -139,7 +170,8 @@ def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
     run = Run(config, workdir, model, train_set, validation_set, total)
     open_batches(run).close()
     make_step(run, make_optimizer(run)[0])
-    start_params(run, say=lambda _: None)
+    if fresh or not resumes(run):
+        start_params(run, say=lambda _: None)
     return run
 
 
@@ -156,6 +188,13 @@ def open_batches(run: Run) -> Any:
     )
 
 
+def resumes(run: Run) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    from unetrep_jax import checkpoints
+
+    return bool(checkpoints.steps(run.workdir / "last"))
+
+
 def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
     """Parameters before the first step: random, or those of another run's checkpoint."""
     import jax
@@ -164,8 +203,12 @@ def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
 
     params = models.init_params(run.model, jax.random.key(run.config.seed))
     source = run.config.train.start_from
-    if not source or checkpoints.steps(run.workdir / "last"):  # a run that goes on needs its source no more
+    if not source:
         return params
+    if run.workdir.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise InputError(
+            f"train.start_from = {source} lies in the run's own folder {run.workdir}; use another --workdir."
+        )
     opened = checkpoints.open_checkpoint(source, say=say)
     if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, params):
         raise InputError(
@@ -381,22 +424,27 @@ class Loop:
 
     def __init__(self, run: Run):
         """Starts, or resumes from the newest whole checkpoint."""
-        from unetrep_jax import checkpoints, devices, training
+        import jax
+
+        from unetrep_jax import checkpoints, devices, models, training
 
         config = run.config
         self.run, self.average = run, config.train.ema_decay > 0
         optimizer, self.schedule = make_optimizer(run)
-        state = devices.to_host(training.init_state(start_params(run), optimizer, average=self.average))
+        resuming = resumes(run)
+        params = models.init_params(run.model, jax.random.key(config.seed)) if resuming else start_params(run)
+        state = devices.to_host(training.init_state(params, optimizer, average=self.average))
         self.recent, self.best_psnr = [], -math.inf
         self.batches = open_batches(run)
-        if checkpoints.steps(run.workdir / "last"):
+        if resuming:
             state = self._restore(state)
         self.step = int(state.step)
+        devices.check_same(self.step, f"the step to go on from in {run.workdir}")
         run.workdir.mkdir(parents=True, exist_ok=True)
-        if devices.process_index() == 0:
-            storage.write_json(run.workdir / "config.json", configs.plain(config))
         self.last = checkpoints.Series(run.workdir / "last", keep=config.checkpoint.keep)
         self.best = checkpoints.Series(run.workdir / "best", keep=2)
+        if devices.process_index() == 0:
+            storage.write_json(run.workdir / "config.json", configs.plain(config))
         for series in (self.last, self.best):
             series.discard_after(self.step)
         self.state = devices.replicate(state)
@@ -454,12 +502,15 @@ class Loop:
             config=configs.plain(self.run.config),
         )
 
+    def finish(self) -> None:
+        """Completes what is being written, on all processes."""
+        self.best.wait()
+        self.last.wait()
+
     def close(self) -> None:
-        """Completes what is being written."""
+        """Ends threads and files. Waits for no other process: this one may be alone in its trouble."""
         self.batches.close()
         self.log.close()
-        self.last.wait()
-        self.best.wait()
 
 
 def train(run: Run) -> str:
@@ -475,11 +526,14 @@ def train(run: Run) -> str:
                 loop.evaluate()
             reason = loop.stop.at(loop.step)
             if loop.step % config.checkpoint.every == 0 or final or reason:
+                # What `last` remembers of the best so far must be on disk before it.
+                loop.best.wait()
                 loop.save(loop.last)
             loop.last.seal()
             loop.best.seal()
+        loop.finish()
     except DivergedError as error:
-        loop.last.wait()
+        loop.finish()
         kept = loop.last.steps()
         where = f"the last good checkpoint is step {kept[-1]:,}" if kept else "no checkpoint had been saved"
         remedy = "lower train.learning_rate or set train.clip_norm, in another --workdir"
@@ -495,10 +549,13 @@ def train(run: Run) -> str:
 
 
 def discard_run(workdir: Path) -> None:
-    """Removes a run's own files from its folder, and nothing else."""
-    for name in RUN_FILES:
+    """Removes a run's own files from its folder, and nothing else; all processes wait until it is done."""
+    from unetrep_jax import devices
+
+    for name in RUN_FILES if devices.process_index() == 0 else ():
         path = workdir / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    devices.barrier("the old run is discarded")
 
 
 def own(workdir: Path) -> contextlib.AbstractContextManager:

@@ -26,10 +26,17 @@ def load(path: str | None) -> ml_collections.ConfigDict:
     if spec is None:
         raise InputError(f"--config {path} is not a Python file; it must end in .py and define get_config().")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"--config {path} cannot be run: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"--config {path} defines no get_config(); see configs/default.py.")
-    return module.get_config().lock()
+    try:
+        return module.get_config().lock()
+    except Exception as error:  # a misspelt key or a wrong type in the file: ml_collections says which
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"--config {path}: get_config() failed: {type(error).__name__}: {first}") from error
 
 
 def from_plain(plain: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -87,6 +94,9 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     fits = type(value) is type(old) or (isinstance(old, float) and type(value) is int) or _depth(key, old, value)
+    if fits and isinstance(old, tuple) and old:
+        kinds = (int, float) if isinstance(old[0], float) else (type(old[0]),)
+        fits = all(type(item) in kinds for item in value)
     if not fits:
         raise InputError(
             f"--config.{key}={value!r} is of type {type(value).__name__}; it must be {type(old).__name__}, like {old!r}."
@@ -97,7 +107,8 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
 
 def _depth(key: str, old: Any, value: Any) -> bool:
     """Depths are one number or one per block; both types are right."""
-    return key.endswith("_depth") and isinstance(value, int | tuple | list) and not isinstance(value, bool)
+    items = value if isinstance(value, tuple | list) else (value,)
+    return key.endswith("_depth") and all(type(item) is int for item in items)
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

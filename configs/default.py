@@ -46,7 +46,8 @@ def get_config() -> ConfigDict:
             "bias": True,  # biases of the 3x3 convolutions
             "gain_init": "near_zero",  # initial norm gains: near_zero (published) | one
             "dtype": "float32",  # of convolutions and activations: float32 | bfloat16
-        }
+        },
+        type_safe=False,  # a depth is a number or a tuple
     )
 
     config.noise = ConfigDict(
@@ -97,6 +98,7 @@ def get_config() -> ConfigDict:
     config.devices = ConfigDict(
         {
             "cpu_devices": 2,  # virtual devices where there is only a CPU; 2 use its cores better than 1
+            "precision": "default",  # of float32 products on GPUs, TPUs: default (TF32, bfloat16 passes) | highest (true float32)
             "distributed": False,  # several processes make one run: a TPU pod, a cluster
             "coordinator": "",  # "host:port" of process 0, where the platform does not tell
             "processes": 0,  # number of processes, with coordinator
@@ -107,8 +109,8 @@ def get_config() -> ConfigDict:
     config.analysis = ConfigDict(
         {
             "images": 0,  # images to analyse, spread evenly over the set; 0 = all
-            "untrained_images": 2000,  # the first of these, for the untrained network
-            "first_images": 200,  # denoising: of these the PSNR is also given apart, to compare with published tables
+            "untrained_images": 2000,  # of these, spread evenly, for the untrained network
+            "first_images": 200,  # denoising: of the first ones the PSNR is also given apart, as published tables do
             "spectrum_images": 20_000,  # denoising: training images, spread over the set, for the Wiener filter
             "batch_size": 64,  # images at once, over the devices of one process
             "sigmas": (  # noise levels, intensity units x 255
@@ -141,4 +143,4 @@ def get_config() -> ConfigDict:
             "seed": 42,
         }
     )
-    return config
+    return config.lock()

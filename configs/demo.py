@@ -2,9 +2,9 @@
 
     make demo
 
-trains and analyses it. Narrower and shallower than the published network, trained on squares of 32 pixels from five photographs, with
-noise up to 128/255, analysed on 64x64 crops of two held-out photographs: it shows that everything works and what it draws, and nothing
-about ImageNet.
+trains and analyses it. Narrower and shallower than the published network, trained on squares of 32 pixels from five
+photographs, with noise up to 128/255, analysed on 64x64 crops of two held-out photographs: it shows that everything works and
+what it draws, and nothing about ImageNet.
 """
 
 from configs import default

@@ -100,12 +100,14 @@ class Place:
         elsewhere = {"data.cache_dir": folder / "cache", "data.data_dir": folder / "tfds"}
         self.settings = {"data.source": "npy", **arrays, **elsewhere, **NETWORK, **TRAINING}
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Compiling takes longer than all the rest; the programs are the same in every process."""
+    def environment(self, learn: bool) -> dict[str, str]:
+        """Compiling takes longer than all the rest, so all processes share compiled programs.
+
+        Only those that nothing interrupts may add to them (`learn`), for JAX does not write them atomically.
+        """
         return os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1" if learn else "1e9",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "JAX_PLATFORMS": "cpu",
             "MPLBACKEND": "agg",
@@ -128,24 +130,25 @@ class Place:
         assert (result.code, result.err) == (0, ""), result.err
         return self.folder / "finished"
 
-    def start(self, command: Sequence[str], moments: Sequence[Moment] = (), prefix: Sequence[str] = ()) -> "Process":
+    def start(
+        self, command: Sequence[str], moments: Sequence[Moment] = (), prefix: Sequence[str] = (), learn: bool = False
+    ) -> "Process":
         """Starts a script; `prefix` is a program that runs it."""
-        script = (
-            [str(Path(__file__)), "signal", json.dumps(moments), *command]
-            if moments
-            else [ROOT / command[0], *command[1:]]
-        )
-        return Process([*prefix, sys.executable, *map(str, script)], self)
+        script = ROOT / command[0], *command[1:]
+        if moments:
+            script = __file__, "signal", json.dumps(moments), *command
+        return Process([*prefix, sys.executable, *map(str, script)], self.environment(learn), self.folder)
 
     def run(self, command: Sequence[str], moments: Sequence[Moment] = (), prefix: Sequence[str] = ()) -> Result:
         """Runs a script to its end."""
-        return self.start(command, moments, prefix).wait()
+        return self.start(command, moments, prefix, learn=not (moments or prefix)).wait()
 
     def run_many(self, commands: Sequence[Sequence[str]], at_once: int = 1) -> list[Result]:
         """Runs many scripts, in order, so many at once, with the imports done for all of them."""
         cases = self.folder / "cases.json"
         cases.write_text(json.dumps([list(map(str, command)) for command in commands]))
-        result = Process([sys.executable, str(Path(__file__)), "many", str(cases), str(at_once)], self).wait()
+        program = [sys.executable, __file__, "many", str(cases), str(at_once)]
+        result = Process(program, self.environment(learn=True), self.folder).wait()
         assert result.code == 0, result.err
         return [Result(*case) for case in json.loads(result.out.splitlines()[-1])]
 
@@ -160,10 +163,10 @@ def place_in(folder: Path) -> Place:
 class Process:
     """A script that is running; what it prints goes to files, so that it never waits for a reader."""
 
-    def __init__(self, command: Sequence[str], place: Place):
-        """Starts it."""
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path):
+        """Starts it in a folder."""
         self._files = out, err = _outputs()
-        self.popen = subprocess.Popen(command, stdout=out, stderr=err, env=place.environment, cwd=place.folder)
+        self.popen = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=folder)
 
     def wait(self) -> Result:
         """Waits for the end."""

@@ -28,7 +28,10 @@ def test_binding_fixes_the_parameters():
 
 
 def test_the_last_layer_is_found_by_number_and_not_by_spelling():
-    assert denoiser.last_layers(["mid.2", "mid.10", "mid.9", "decoder0.0"]) == {"mid": "mid.10", "decoder0": "decoder0.0"}
+    assert denoiser.last_layers(["mid.2", "mid.10", "mid.9", "decoder0.0"]) == {
+        "mid": "mid.10",
+        "decoder0": "decoder0.0",
+    }
 
 
 def test_channel_averages_are_taken_in_float32():

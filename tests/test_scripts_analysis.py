@@ -82,7 +82,7 @@ def test_a_second_call_does_what_depends_on_changed_settings_and_nothing_else(pl
     after_each = {
         "nothing": ({}, set()),
         "batch_size": ({"analysis__batch_size": 6}, set()),
-        "clusters": ({"analysis__clusters": "(3,5)"}, {"clusters"}),
+        "clusters": ({"analysis__clusters": "(2,4)"}, {"clusters"}),
         "sigma": ({"analysis__sigma": 0}, {"sparsity", "clusters"}),
         "draws": ({"analysis__draws": 1}, {"representations", "untrained", "sparsity", "clusters"}),
     }
@@ -137,9 +137,9 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_gives_identical_arrays(place, 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Sixteen image files in two folders."""
+    """Twenty-one image files in two folders."""
     folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 14, 18, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 14, 18, 3), np.uint8)
     for number, image in enumerate(pixels):
         path = folder / f"class{number % 2}" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -150,8 +150,8 @@ def pictures(tmp_path_factory) -> Path:
 def test_other_images_may_be_a_folder_an_array_or_the_photographs(place, analysed, pictures):
     run, _ = analysed
     array = place.folder / "train.npy"
-    sources = {"photographs": 20, pictures: 16, array: 20}
-    changed = {"analysis__images": 20, "analysis__draws": 1}
+    sources = {"photographs": 21, pictures: 21, array: 21}
+    changed = {"analysis__images": 21, "analysis__draws": 1}
     before = running.snapshot(run / "analysis")
     commands = [place.analysis(run, "--only", "clusters", "--images", source, **changed) for source in sources]
     for (source, count), result in zip(sources.items(), place.run_many(commands, at_once=2), strict=True):

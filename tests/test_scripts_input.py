@@ -134,7 +134,7 @@ CASES = {
     "setting of the checkpoint": analyze("--ckpt", "{run}", "--config.model.norm=instance", says=("model.norm",)),
     "level not in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigma=7", says=("analysis.sigma = 7",)),
     "word in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigmas=(0.0,'x')", says=("analysis.sigmas",)),
-    "fewer images than clusters": analyze("--ckpt", "{run}", says=("1000 clusters", "24 images", "fewer")),
+    "fewer images than clusters": analyze("--ckpt", "{run}", says=("100 clusters", "24 images", "fewer")),
     "fewer images than none": analyze("--ckpt", "{run}", "--config.analysis.images=-3", says=("analysis.images", "-3")),
     "images from nowhere": analyze("--ckpt", "{run}", "--images", "photos", says=("'photos'", "did you mean")),
     "images of another type": analyze("--ckpt", "{run}", "--images", "{shelf}/float.npy", says=("float32", "uint8")),

@@ -30,7 +30,9 @@ def by_devices(place, tmp_path_factory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("devices")
     changed = EVERY_STEP | {"train__epochs": 2}
     runs = {count: folder / f"{count}-devices" for count in (1, 2, 4)}
-    started = [place.start(place.training(run, **changed, devices__cpu_devices=n)) for n, run in runs.items()]
+    started = [
+        place.start(place.training(run, **changed, devices__cpu_devices=n), learn=True) for n, run in runs.items()
+    ]
     for result in [process.wait() for process in started]:
         assert (result.code, result.err) == (0, "")
     return runs

@@ -185,12 +185,11 @@ def test_how_long_how_often_and_on_how_many_devices_may_change(place, copy):
     assert [line["step"] for line in after[len(before) :]] == [42, 42, 45, 48, 48]
 
 
-def test_with_a_cosine_schedule_the_length_is_part_of_the_experiment(place, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    settings = {"train": {"schedule": "cosine", "epochs": 5.0}}
-    (run / "config.json").write_text(json.dumps(settings))
-    [result] = place.run_many([place.training(run, train__schedule="cosine", train__epochs=6)])
+def test_with_a_cosine_schedule_the_length_is_part_of_the_experiment(place, copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["train"]["schedule"] = "cosine"
+    (copy / "config.json").write_text(json.dumps(config))
+    [result] = place.run_many([place.training(copy, train__schedule="cosine", train__epochs=6)])
     assert result.code == 2
     assert "train.epochs (was 5.0, now 6.0)" in result.err
 

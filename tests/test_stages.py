@@ -48,6 +48,7 @@ def make_context(tmp_path):
             untrained=lambda: colour_denoiser(-WEIGHTS),
             images=image_set(),
             training_images=training_images,
+            training_identity="training images",
             settings=SimpleNamespace(**SETTINGS | settings),
             identity="checkpoint",
             facts={"images": "60 images"},
@@ -68,7 +69,9 @@ def test_psnr_is_that_of_the_denoiser_and_the_noise(make_context, tmp_path):
     with np.load(tmp_path / "denoising" / "arrays.npz") as arrays:
         column = int(np.argmin(abs(arrays["sigmas"] - 50 / 255)))
         clean = noise.to_unit(jnp.asarray(context.images.images))
-        keys = noise.image_keys(noise.level_key(jax.random.key(0), jnp.asarray(arrays["sigmas"][column])), jnp.arange(60))
+        keys = noise.image_keys(
+            noise.level_key(jax.random.key(0), jnp.asarray(arrays["sigmas"][column])), jnp.arange(60)
+        )
         noisy = noise.add_noise(keys, clean, float(arrays["sigmas"][column]))
         np.testing.assert_allclose(arrays["psnr/network"][:, column], noise.psnr(noisy / 2, clean), rtol=1e-4)
         np.testing.assert_allclose(arrays["psnr/noisy"][:, column], noise.psnr(noisy, clean), rtol=1e-4)
@@ -110,7 +113,9 @@ def test_clusters_find_the_colours_and_numbers_agree_with_the_measures(make_cont
     assert summary["by_clusters"]["3"]["labels"]["ami"] == pytest.approx(1)
     assert summary["by_clusters"]["3"]["agreement_of_seeds_ami"] == pytest.approx(1)
     assert summary["controls"]["pixels"]["labels"]["ami"] == pytest.approx(1)
-    assert summary["controls"]["Gaussian of phi's covariance"]["labels"] is None
+    assert summary["by_clusters"]["3"]["gaussian_null"]["count"] == 3
+    assert summary["classes"]["begun_at_class_means"]["labels"]["ami"] == pytest.approx(1)
+    assert [row["images"] for row in summary["controls"].values()] == [30, 30, 60, 60]
     averages = np.load(tmp_path / "representations" / "mean.npy")[:, 2]
     phi = representation.layout(context.denoiser, (8, 8, 3)).of(averages, "mid")
     classes = clusters.separation_of_clusters(phi, context.images.labels).ratio
@@ -138,7 +143,9 @@ def test_only_what_depends_on_a_changed_setting_runs_again(make_context, capsys)
 def test_grey_unlabelled_images_are_analysed_too(make_context, tmp_path):
     context = make_context()
     grey = context.images._replace(images=context.images.images[..., :1], labels=None, fingerprint="grey")
-    context = context._replace(images=grey, denoiser=colour_denoiser(WEIGHTS[:1]), untrained=lambda: colour_denoiser(-WEIGHTS[:1]))
+    context = context._replace(
+        images=grey, denoiser=colour_denoiser(WEIGHTS[:1]), untrained=lambda: colour_denoiser(-WEIGHTS[:1])
+    )
     stages.run_stages(context, None, [])
     stages.write_report(context)
     assert summary_of(tmp_path, "clusters")["by_clusters"]["3"]["labels"] is None

@@ -163,7 +163,10 @@ def test_a_lock_is_waited_for_and_is_free_when_its_holder_is_killed(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path / "lock", held, release))
     holder.start()
     assert held.wait(30)
-    with pytest.raises(storage.InputError, match="in use by another process"), storage.lock(tmp_path / "lock", wait=False):
+    with (
+        pytest.raises(storage.InputError, match="in use by another process"),
+        storage.lock(tmp_path / "lock", wait=False),
+    ):
         pass
     holder.kill()
     holder.join()

@@ -21,16 +21,26 @@ AXIS = "devices"
 
 
 def start(
-    *, distributed: bool = False, cpu_devices: int = 1, coordinator: str = "", processes: int = 0, process: int = 0
+    *,
+    distributed: bool = False,
+    cpu_devices: int = 1,
+    precision: str = "default",
+    coordinator: str = "",
+    processes: int = 0,
+    process: int = 0,
 ) -> None:
     """Sets devices up. Call before anything else touches JAX's devices.
 
     Args:
       distributed: several processes make one run (`jax.distributed`). On TPU VMs nothing else is needed.
       cpu_devices: virtual devices that the CPU is split into; other platforms ignore it.
+      precision: of float32 products on GPUs and TPUs: "default" (fast: TF32, bfloat16 passes) or "highest" (true float32).
       coordinator, processes, process: address "host:port" of process 0, number of processes, and this one's number, where the
         platform does not tell (a cluster of GPUs or CPUs).
     """
+    if precision not in ("default", "highest"):
+        raise InputError(f"devices.precision {precision!r} is unknown. Known: default, highest.")
+    jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others
     # in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So: a thread more for each device.
@@ -44,7 +54,14 @@ def start(
     known = (
         {"coordinator_address": coordinator, "num_processes": processes, "process_id": process} if coordinator else {}
     )
-    jax.distributed.initialize(**known)
+    try:
+        jax.distributed.initialize(**known)
+    except (ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"devices.distributed: the processes did not find each other ({first}); check devices.coordinator, processes "
+            "and process, or leave distributed off on a single machine."
+        ) from error
 
 
 def count() -> int:
@@ -68,6 +85,19 @@ def barrier(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def check_same(value: int, what: str) -> None:
+    """Raises InputError unless `value` is the same on every process."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    values = multihost_utils.process_allgather(np.asarray(value)).tolist()
+    if len(set(values)) > 1:
+        raise InputError(
+            f"processes disagree on {what}: {values}. The run folder must be on a file system that all share."
+        )
 
 
 def check_divisible(batch_size: int, setting: str) -> None:
@@ -148,6 +178,8 @@ class StopRequest:
         signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGINT and jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX's service notices, on all processes
         self.reason = signal.Signals(number).name
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

@@ -34,7 +34,10 @@ GAIN_INITS: dict[str, Callable] = {"near_zero": near_zero_gain, "one": nn.initia
 
 def divide_by_deviation(x: Float[Array, "b h w c"], axes: tuple[int, ...]) -> Float[Array, "b h w c"]:
     """x / (sd(x) + 1e-5), with sd the centred population deviation over `axes`. The mean is not subtracted from x."""
-    return x / (jnp.std(x, axis=axes, keepdims=True) + NORM_EPSILON)
+    variance = jnp.var(x, axis=axes, keepdims=True)
+    # The square root has no gradient at 0, where x is constant; that of a constant 0 is the right one.
+    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+    return x / (deviation + NORM_EPSILON)
 
 
 class Norm(nn.Module):

@@ -206,7 +206,13 @@ class RowWriter:
             record = read_json(self._partial / "progress.json")
         except (OSError, ValueError):
             return 0
-        return record["done"] if record["identity"] == self._identity else 0
+        if record["identity"] != self._identity:
+            return 0
+        # A file that a crash of the whole machine left shorter than recorded is not trusted.
+        sizes = {name: dtype.itemsize * int(np.prod(shape)) for name, (shape, dtype) in self._layout.items()}
+        files = {name: self._partial / f"{name}.npy" for name in sizes}
+        whole = all(p.exists() and p.stat().st_size >= record["done"] * sizes[name] for name, p in files.items())
+        return record["done"] if whole else 0
 
     def _open(self, name: str):
         shape, dtype = self._layout[name]
@@ -237,6 +243,7 @@ class RowWriter:
     def _record(self) -> None:
         for file in self._files.values():
             file.flush()
+            os.fsync(file.fileno())
         write_json(self._partial / "progress.json", {"identity": self._identity, "done": self.rows_done})
         self._recorded_at = time.monotonic()
 

@@ -40,7 +40,14 @@ def open_array(
         raise InputError(f"{setting}={path!r} holds no image: its shape is {list(images.shape)}.")
     labels = _labels(labels_path, labels_setting, len(images)) if labels_path else None
     class_names = () if labels is None else tuple(str(i) for i in range(int(labels.max()) + 1))
-    provenance = {"source": "npy", "from": path, "labels_from": labels_path, "images": len(images), "skipped": {}}
+    provenance = {
+        "source": "npy",
+        "split": "all",
+        "from": path,
+        "labels_from": labels_path,
+        "images": len(images),
+        "skipped": {},
+    }
     return ImageSet(images, labels, class_names, provenance, _identity(path, labels_path))
 
 

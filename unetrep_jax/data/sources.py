@@ -38,6 +38,7 @@ def load(
     validation_labels: str = "",
     train_crops: int = 8192,
     validation_crops: int = 512,
+    may_prepare: bool = True,
 ) -> ImageSet:
     """Opens the training or the validation images of a source. A source ignores the settings of the others.
 
@@ -62,6 +63,7 @@ def load(
       validation_labels: npy: the same for validation.
       train_crops: photographs: number of training crops.
       validation_crops: photographs: number of validation crops.
+      may_prepare: tfds: whether a missing imagenet_resized may be downloaded and prepared.
 
     Raises:
       InputError: a setting cannot be used; the message names it.
@@ -80,7 +82,7 @@ def load(
         decoding={**form, "cache_dir": cache_dir, "max_unreadable": max_unreadable},
         name=name,
         named_split=train_split if training else validation_split,
-        prepared={"data_dir": data_dir, "zip_dir": zip_dir},
+        prepared={"data_dir": data_dir, "zip_dir": zip_dir, "may_prepare": may_prepare},
         path=train_path if training else validation_path,
         whole_path=train_path,
         validation_path=validation_path,

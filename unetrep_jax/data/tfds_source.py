@@ -18,6 +18,7 @@ def open_tfds(
     *,
     data_dir: str = "",
     zip_dir: str = "",
+    may_prepare: bool = True,
     image_size: int,
     image_channels: int,
     cache_dir: str,
@@ -33,6 +34,7 @@ def open_tfds(
       split: as TFDS names it, e.g. "train", "validation", "train[:10%]".
       data_dir: folder of prepared data sets; "" is TFDS's own ($TFDS_DATA_DIR, or ~/tensorflow_datasets).
       zip_dir: folder that holds the zips of `imagenet_resized`; "" downloads them.
+      may_prepare: whether `imagenet_resized` may be made (a download of 14 GB) where it is not there yet.
       image_size: height and width, in pixels.
       image_channels: 1 or 3.
       cache_dir: folder for decoded arrays.
@@ -42,7 +44,7 @@ def open_tfds(
       InputError: TFDS is not installed, the data set is not prepared or in a format that needs TensorFlow, it has no
         such split or no image, or too many records cannot be used.
     """
-    builder = _builder(name, data_dir, zip_dir)
+    builder = _builder(name, data_dir, zip_dir, may_prepare)
     image_key, label_key = _features(builder)
     info = _split_info(builder, split)
     source = _data_source(builder, split, image_key)
@@ -102,14 +104,14 @@ def require_tfds() -> Any:
     return tensorflow_datasets
 
 
-def _builder(name: str, data_dir: str, zip_dir: str) -> Any:
+def _builder(name: str, data_dir: str, zip_dir: str, may_prepare: bool = True) -> Any:
     """The prepared data set's builder; prepares `imagenet_resized` where it is missing."""
     tfds = require_tfds()
     if not name:
         raise InputError("data.name is empty: name a TFDS data set, e.g. imagenet_resized/64x64.")
     folder = str(Path(data_dir).expanduser()) if data_dir else str(tfds.core.constants.DATA_DIR)
     builder = _prepared(name, folder)
-    if builder is None and imagenet_resized.covers(name):
+    if builder is None and may_prepare and imagenet_resized.covers(name):
         imagenet_resized.prepare(name, data_dir=folder, zip_dir=zip_dir)
         builder = _prepared(name, folder)
     if builder is None:

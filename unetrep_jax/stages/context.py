@@ -21,6 +21,7 @@ class Context(NamedTuple):
       untrained: opens the same network with random initial parameters.
       images: the images to analyse.
       training_images: opens the images that it was trained on; raises InputError or OSError where they are not at hand.
+      training_identity: names what `training_images` would open.
       settings: the analysis settings, each an attribute (see `configs/default.py`, section analysis).
       identity: names the checkpoint and the weights taken from it.
       facts: what is needed to judge and to repeat the analysis, for the head of the report.
@@ -32,6 +33,7 @@ class Context(NamedTuple):
     untrained: Callable[[], Denoiser]
     images: ImageSet
     training_images: Callable[[], ImageSet]
+    training_identity: str
     settings: Any
     identity: str
     facts: dict[str, Any]

@@ -32,6 +32,8 @@ def stage_key(context: Context, name: str) -> str:
     stage = STAGES[name]
     settings = {key: list(v) if isinstance(v := getattr(context.settings, key), tuple) else v for key in stage.settings}
     needs = [stage_key(context, other) for other in stage.needs]
+    if name == "denoising":
+        needs.append(context.training_identity)
     return storage.fingerprint(name, context.identity, context.images.fingerprint, settings, needs)
 
 
@@ -46,7 +48,10 @@ def wanted_stages(only: list[str] | None) -> list[str]:
 
 def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> None:
     """Runs what is wanted and not there yet."""
-    for name in wanted_stages(only):
+    wanted = wanted_stages(only)
+    if idle := [name for name in redo if name not in wanted]:
+        raise storage.InputError(f"--redo {idle[0]}: --only leaves that stage out; name it there too.")
+    for name in wanted:
         folder, key = context.outdir / name, stage_key(context, name)
         if name not in redo and storage.is_complete(folder, key):
             print(f"{name}: unchanged", flush=True)
@@ -83,7 +88,7 @@ def section_training(context: Context) -> Any:
     log = context.training_log
     if not log.exists():
         return None
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
     losses, evaluations = [x for x in lines if "loss" in x], [x for x in lines if "psnr" in x]
     if not losses or not evaluations:
         return None
