@@ -42,6 +42,11 @@ PROGRAM = "unetrep_jax"
 FORMAT = 1
 SERIES = ("best", "last")
 WEIGHTS = ("averaged", "params")
+# Settings, or whole sections, that hold only on the machine where a run was made.
+LOCAL = {
+    *("devices", "train.start_from", "data.cache_dir", "data.data_dir", "data.zip_dir"),
+    *("data.train_path", "data.validation_path", "data.train_labels", "data.validation_labels"),
+}
 
 # Orbax logs to a logger that it shares with others; what a person must know comes as an exception or through `say`.
 absl.logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
@@ -254,6 +259,8 @@ def export(
 ) -> None:
     """Writes a single checkpoint without training state: parameters (float32), configuration, manifest.
 
+    Settings that name places on this machine are left out of the configuration (`LOCAL`); defaults take their place.
+
     Args:
       path, step, weights, say: what to copy, as in `open_checkpoint`.
       out: folder to write.
@@ -267,8 +274,24 @@ def export(
         raise InputError(f"{out} exists, and export overwrites nothing: give another name, or remove it first.")
     opened = open_checkpoint(path, step, weights, say)
     with _orbax(ocp.Checkpointer) as writer, _failures_named(out):
-        _write(writer, out, {opened.weights: opened.params}, {"config": _with_header(opened.config, opened.step)})
+        _write(
+            writer,
+            out,
+            {opened.weights: opened.params},
+            {"config": _with_header(_portable(opened.config), opened.step)},
+        )
         _publish(out)
+
+
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the settings in `LOCAL`."""
+
+    def kept(section: str, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if f"{section}.{key}" not in LOCAL}
+
+    return {section: kept(section, values) for section, values in config.items() if section not in LOCAL}
 
 
 # Choosing and reading a checkpoint.
