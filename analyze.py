@@ -28,7 +28,7 @@ STAGES = re.findall(r"^  (\w+)  ", __doc__, re.MULTILINE)  # known before anythi
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Command line -> (arguments, settings to change)."""
-    parser = argparse.ArgumentParser(
+    parser = configs.Parser(
         prog="analyze.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--ckpt", help="a run folder, a series of checkpoints, or one checkpoint")
@@ -139,7 +139,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
     here = configs.from_plain({})
     configs.override(here, rest)
     devices.start(**here.devices)
-    opened = checkpoints.open_checkpoint(arguments.ckpt, arguments.step, arguments.weights)
+    opened = checkpoints.open_checkpoint(arguments.ckpt, arguments.step, arguments.weights, say=print)
     config = configs.from_plain(opened.config)
     configs.override(config, rest)
     check(config)
@@ -155,7 +155,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         training_identity=storage.fingerprint(configs.plain(config.data)),
         settings=config.analysis,
         identity=f"{opened.fingerprint} {opened.weights}",
-        facts=facts(config, opened, images, argv),
+        facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
         outdir=outdir(arguments, opened),
     )
@@ -175,7 +175,7 @@ def outdir(arguments: argparse.Namespace, opened: Any) -> Path:
     return (run if (run / "metrics.jsonl").exists() else Path("runs") / opened.folder.name) / name
 
 
-def facts(config: Any, opened: Any, images: Any, argv: list[str]) -> dict[str, Any]:
+def facts(config: Any, opened: Any, images: Any, path: str, argv: list[str]) -> dict[str, Any]:
     """What is needed to judge and to repeat the analysis."""
     import jax
 
@@ -185,7 +185,7 @@ def facts(config: Any, opened: Any, images: Any, argv: list[str]) -> dict[str, A
     source = f"{config.data.source} {config.data.name if config.data.source == 'tfds' else ''}".strip()
     model = config.model
     return {
-        "checkpoint": f"{opened.folder.name}, step {opened.step:,}, {opened.weights}",
+        "checkpoint": f"{path}, step {opened.step:,}, {opened.weights}",
         "checkpoint sha256": opened.fingerprint,
         "network": f"{model.name}, channels {tuple(model.channels)}, {models.count_params(opened.params):,} parameters",
         "trained on": source,

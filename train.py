@@ -4,7 +4,6 @@ A run lives in its folder: `config.json`, `metrics.jsonl`, `tensorboard/`, and t
 run in a folder that holds one resumes it, exactly. Ctrl-C and SIGTERM save first.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -58,7 +57,7 @@ class DivergedError(Exception):
 
 def parse(argv: list[str]) -> tuple[Any, Path, bool]:
     """Command line -> (configuration, run folder, fresh)."""
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = configs.Parser(prog="train.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", help="configuration file, such as configs/imagenet64.py")
     parser.add_argument("--workdir", help="run folder (default: runs/<name of the configuration>)")
     parser.add_argument("--fresh", action="store_true", help="discard the run that is in the folder, and start again")
@@ -98,8 +97,8 @@ def check(config: Any) -> None:
             f"{config.evaluate.sigma_min}."
         )
     for key in positive:
-        if not settings[key] > 0:
-            raise InputError(f"{key} must be positive; got {settings[key]}.")
+        if not 0 < settings[key] < math.inf:
+            raise InputError(f"{key} must be positive and finite; got {settings[key]}.")
     stride = 2 ** (len(config.model.channels) - 1)
     if config.train.crop % stride or not 0 <= config.train.crop <= config.data.image_size:
         raise InputError(
@@ -312,8 +311,6 @@ class Log:
 
     def __init__(self, run: Run, step: int):
         """Opens the logs so that the next line is that of the first step after `step`."""
-        from tensorboardX import SummaryWriter
-
         from unetrep_jax import devices
 
         self._writes = devices.process_index() == 0
@@ -324,7 +321,7 @@ class Log:
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() else []
         storage.write_atomically(path, "".join(line + "\n" for line in lines))
         self._file = open(path, "a")  # noqa: SIM115 (closed by close)
-        self._board = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=step + 1)
+        self._board = Board(run.workdir / "tensorboard", step + 1)
 
     def _write(self, line: dict) -> None:
         # Nothing that depends on the clock goes in: a run that was killed and resumed leaves the same lines.
@@ -372,7 +369,7 @@ class Log:
         for sigma, value in zip(sigmas, psnr, strict=True):
             self._board.add_scalar(f"validation_psnr/sigma_{sigma:.3f}", value, step)
         self._board.add_scalar("validation_psnr/mean", psnr.mean(), step)
-        self._board.add_image("validation/clean_noisy_denoised", pictures, step, dataformats="HWC")
+        self._board.add_image("validation/clean_noisy_denoised", pictures, step)
         table = "  ".join(f"{value:.1f} ({noisy:.1f})" for value, noisy in zip(psnr, noisy_psnr, strict=True))
         say(f"  validation PSNR in dB (of the noisy input) at sigma {sigmas[0]:.2g} to {sigmas[-1]:.2g}: {table}")
 
@@ -386,8 +383,45 @@ class Log:
     def close(self) -> None:
         """Closes the files."""
         if self._writes:
-            self._file.close()
-            self._board.close()
+            with contextlib.closing(self._board), contextlib.closing(self._file):
+                pass
+
+
+class Board:
+    """TensorBoard's event file, written here and now.
+
+    tensorboardX's SummaryWriter writes from a thread of its own; when the disk is full that thread ends, and the run waits for it
+    for ever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        """Begins a file; TensorBoard will hide what earlier files say of `purge_step` and later."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._file = event_pb2.Event, EventsWriter(str(folder / "events"))
+        self._add(purge_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
+        self._file.flush()
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """One value of a curve."""
+        from tensorboardX import summary
+
+        self._add(step, summary=summary.scalar(name, float(value)))
+
+    def add_image(self, name: str, picture: Any, step: int) -> None:
+        """A picture [h w c] in [0, 1]."""
+        from tensorboardX import summary
+
+        self._add(step, summary=summary.image(name, picture, dataformats="HWC"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def _step_of(line: str) -> float:

@@ -1,11 +1,12 @@
 """Run configurations, and how a configuration is read, changed from the command line, and checked."""
 
+import argparse
 import ast
 import difflib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 
@@ -37,6 +38,14 @@ def load(path: str | None) -> ml_collections.ConfigDict:
     except Exception as error:  # a misspelt key or a wrong type in the file: ml_collections says which
         first = str(error).strip().splitlines()[0]
         raise InputError(f"--config {path}: get_config() failed: {type(error).__name__}: {first}") from error
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines whose errors are InputErrors, one line each."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what is printed as one line."""
+        raise InputError(f"{message}; see {self.prog} --help.")
 
 
 def from_plain(plain: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -413,7 +413,8 @@ def _with_header(config: Mapping[str, Any], step: int) -> dict[str, Any]:
 def _write(writer: ocp.Checkpointer, target: Path, trees: Mapping[str, PyTree], values: Mapping[str, Mapping]) -> None:
     """Has Orbax write trees of arrays and JSON values under a preliminary name."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)), shutil.disk_usage(target.parent).free
+    # A megabyte for the small files and what rounding to blocks costs.
+    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + 2**20, shutil.disk_usage(target.parent).free
     if needed > free:  # when Orbax's threads find it out, they print a dozen tracebacks
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB to write, {free / 1e6:,.1f} MB free on the disk")
     # Of numpy arrays Orbax makes copies before `save` returns, and of JSON values later.
