@@ -19,7 +19,7 @@ def get_config():
     config.model.decoder_depth = 2
     config.noise.sigma_max = 0.5
     config.train.crop = 32
-    config.train.epochs = 10.0
+    config.train.epochs = 8.0
     config.train.batch_size = 16
     config.train.learning_rate = 5e-3
     config.train.schedule = "cosine"
