@@ -156,8 +156,10 @@ def test_represent_is_the_spatial_mean_of_the_middle_block(small):
 def test_the_compiled_representation_holds_no_decoder(small):
     model, params, images = small
     bound = denoiser.bind(model, params)
-    # Two convolutions in each of three encoders, three in the middle; the decoder would add ten, and three upsamplings.
-    assert jax.jit(bound.represent).lower(images).compile().as_text().count("window={size=3x3") == 9
+    # The compiled program names the module that each of its operations comes from.
+    texts = [jax.jit(function).lower(images).compile().as_text() for function in (bound.represent, bound.denoise)]
+    assert "/mid/" in texts[0] and "/decoder" not in texts[0]
+    assert "/decoder0/" in texts[1]
     flops = [jax.jit(f).lower(images).compile().cost_analysis()["flops"] for f in (bound.represent, bound.denoise)]
     assert flops[0] < 0.6 * flops[1]
 

@@ -35,7 +35,7 @@ def test_photo16_denoises_photographs_that_it_never_saw(tmp_path):
 
 def test_analyze_opens_photo16_with_the_bundled_photographs(tmp_path):
     settings = {
-        "images": 12,
+        "images": 16,
         "untrained_images": 4,
         "sigmas": (0.0, 100.0),
         "draws": 1,

@@ -59,8 +59,8 @@ def start(
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
-            f"devices.distributed: the processes did not find each other ({first}); check devices.coordinator, processes "
-            "and process, or leave distributed off on a single machine."
+            f"devices.distributed: the processes did not find each other ({first}); check devices.coordinator, "
+            "devices.processes and devices.process, or leave devices.distributed off on a single machine."
         ) from error
 
 
