@@ -6,6 +6,8 @@ Stages, each cached by its settings, the checkpoint and the images:
   untrained        the same for the network with random initial weights, as a control
   sparsity         participation ratios of every block (figure 1)
   clusters         K-means on phi, separation, alignment with labels, with nulls (figure 8)
+  samples          unconditional samples, and the nearest training image to each
+  reconstructions  images from phi alone, with controls; what one matching does (figures 3, 10 to 13)
 Then the figures, `summary.json` and `report.html` are written anew from the saved arrays.
 Settings are changed by --config.analysis.key=value, --config.data.key=value, --config.devices.key=value.
 """
@@ -86,6 +88,10 @@ def check(config: Any) -> None:
             raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
     if config.devices.cpu_devices < 1:
         raise InputError(f"devices.cpu_devices must be 1 or more; got {config.devices.cpu_devices}.")
+    from unetrep_jax.stages import reconstructing, sampled
+
+    sampled.check_samples(settings)
+    reconstructing.check_reconstructions(settings)
     if not settings.clusters or min(settings.clusters) < 2:
         raise InputError(f"analysis.clusters needs numbers of 2 or more; got {tuple(settings.clusters)}.")
 

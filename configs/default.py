@@ -140,6 +140,29 @@ def get_config() -> ConfigDict:
             "clusters": (100, 1000),  # numbers of clusters
             "cluster_seeds": 3,  # seeds for which K-means is repeated
             "cluster_runs": 10,  # initialisations per seed, of which the best is kept
+            "samples": 64,  # unconditional samples
+            "copy_images": 20_000,  # training images, spread over the set, among which copies are looked for; 0 = all
+            "sample_sigma_0": 1.0,  # noise level of the start, intensity units; the paper: 3
+            "sample_sigma_end": 0.04,  # noise level at which a sample is done, intensity units
+            "sample_h0": 0.1,  # step size, in (0, 1]; the paper: 0.01, ten times as many steps
+            "sample_beta": 0.2,  # share of the removed noise that is not put back, in (0, 1]; the paper: 0.05
+            "sample_step_size": "fixed",  # fixed | increasing
+            "sample_max_steps": 20_000,
+            "targets": 16,  # images to reconstruct from phi, spread over the analysed ones
+            "samples_per_target": 4,
+            "control_targets": 8,  # of these, for the controls and the adaptive version (2 samples each); 0 = none
+            "published_targets": 1,  # of these, with the published settings (a hundred times 100 updates); 0 = none
+            "schedule_levels": 20,  # noise levels, log-spaced; the paper: 100
+            "schedule_sigma_0": 1.0,  # highest level, intensity units
+            "schedule_sigma_end": 0.03,  # lowest level, intensity units
+            "target_draws": 10,  # noise draws averaged in a target phi of the schedule
+            "matching_steps": 30,  # most updates of the pixels in one matching; the paper: 100 to 200
+            "matching_epsilon": 1e-20,  # Adam's; the paper's 1e-8 stalls where phi varies little over images
+            "adaptive_sigma_end": 0.04,  # noise level at which the adaptive version is done, intensity units
+            "adaptive_h0": 0.2,  # its step size; the paper: 0.01
+            "adaptive_beta": 0.3,  # share of the removed noise that is not put back; the paper: 0.01
+            "adaptive_max_steps": 100,  # score steps
+            "reconstruction_batch": 8,  # reconstructions at once, over the devices of one process
             "seed": 42,
         }
     )

@@ -36,4 +36,14 @@ def get_config():
     config.analysis.clusters = (8, 16)
     config.analysis.cluster_seeds = 2
     config.analysis.cluster_runs = 3
+    config.analysis.samples = 16
+    config.analysis.copy_images = 1000
+    config.analysis.sample_sigma_0 = 0.5
+    config.analysis.targets = 4
+    config.analysis.samples_per_target = 2
+    config.analysis.control_targets = 2
+    config.analysis.published_targets = 0
+    config.analysis.schedule_sigma_0 = 0.5
+    config.analysis.schedule_levels = 10
+    config.analysis.adaptive_max_steps = 30
     return config

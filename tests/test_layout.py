@@ -20,12 +20,16 @@ MAY_IMPORT = {
     "measures": set(),
     "figures": set(),
     "clusters": {"measures"},
+    "neighbours": set(),
+    "sampling": {"denoiser"},
+    "reconstruction": {"denoiser", "sampling"},
     "training": {"noise"},
     "checkpoints": {"models", "denoiser"},
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
     "stages": {
-        "baselines", "clusters", "data", "denoiser", "devices", "figures", "measures", "report", "representation", "training",
+        "baselines", "clusters", "data", "denoiser", "devices", "figures", "measures", "neighbours", "noise", "reconstruction",
+        "report", "representation", "sampling", "training",
     },
 }  # fmt: skip
 # Library -> the only rooms and scripts that may import it.

@@ -215,6 +215,7 @@ def curves(
     xlabel: str,
     ylabel: str,
     log_x: bool = False,
+    log_y: bool = False,
     reference: tuple[str, float] | None = None,
 ) -> Figure:
     """Any quantities against one: a line each, and a band for those that bring one.
@@ -224,7 +225,7 @@ def curves(
       series: name -> values, or (low, mid, high) for a line with a band.
       xlabel: what x is, with its unit.
       ylabel: what the series are, with their unit.
-      log_x: logarithmic x; positions that are not positive are then left out.
+      log_x, log_y: logarithmic axes; positions that are not positive are then left out.
       reference: (name, value) of a dashed horizontal line, such as the value for chance.
     """
     figure = Figure(figsize=(5.4, 2.9), layout="constrained")
@@ -235,6 +236,8 @@ def curves(
     if log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda position, _: f"{position:g}"))
+    if log_y:
+        axes.set_yscale("log")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _legend_beside(figure, axes)
     return figure
@@ -324,6 +327,24 @@ def _draw_tiles(
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
     axes.set_axis_off()
     return figure
+
+
+@_in_style
+def image_rows(
+    rows: Sequence[Real[np.ndarray, "_ h w c"]],
+    headings: Sequence[str],
+    notes: Sequence[str] | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
+) -> Figure:
+    """Rows of images, pixels as they are, with a heading left of each row.
+
+    Args:
+      rows: images, float in [0, 1] or uint8; what lies outside the range is clipped for display only; NaN leaves a gap.
+      headings: a few words for each row, in bold.
+      notes: a few more words below each heading.
+      captions: a few words below each image.
+    """
+    return _draw_tiles(rows, headings, [""] * len(rows) if notes is None else notes, captions)
 
 
 @_in_style

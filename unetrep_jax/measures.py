@@ -123,3 +123,16 @@ def _rows(groups: Integer[np.ndarray, "n"], count: int) -> list[np.ndarray]:
     order = np.argsort(groups, kind="stable")
     bounds = np.searchsorted(groups[order], np.arange(count + 1))
     return np.split(order, bounds)[1:-1]
+
+
+def cosine(a: Float[np.ndarray, "*n d"], b: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "..."]:
+    """<a, b> / (|a| |b|) along the last axis, in double precision; NaN where one is zero."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.divide((a * b).sum(-1), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
+
+
+def correlation(a: Float[np.ndarray, "*n d"], b: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "..."]:
+    """Pearson's correlation over the last axis: the cosine after each vector's mean is subtracted."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))

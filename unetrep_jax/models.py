@@ -65,9 +65,9 @@ def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"]) -> Flo
         out[r, c, o] = sum_{a, b, i} kernel[a, b, i, o] x[r + a - k // 2, c + b - k // 2, i]
         d/dx: convolve(out's cotangent, kernel with rows and columns reversed, in and out exchanged)
 
-    JAX's own derivative is the same sum as a convolution with a reversed window. XLA compiles that, on CPU, to a routine 3 to 9 times
-    slower than a plain convolution wherever it stands inside a loop; written so, loops over gradients run at full speed, and one
-    program serves every backend. Only reverse-mode differentiation is defined: for J v use two reverse passes.
+    JAX's own derivative is the same sum as a convolution with a reversed window. XLA compiles that, on CPU, to a routine 3 to 9
+    times slower than a plain convolution wherever it stands inside a loop; written so, loops over gradients run at full speed,
+    and one program serves every backend. Only reverse-mode differentiation is defined: for J v use two reverse passes.
     """
     return _convolve(x, kernel)
 

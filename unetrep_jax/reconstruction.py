@@ -1,13 +1,14 @@
-"""Images from phi alone: matching phi by gradient descent on the pixels, and stochastic reconstruction (arXiv 2506.01912v1, section 3
-and algorithms 1 and 2).
+"""Images from phi alone: matching phi by gradient descent on the pixels, and stochastic reconstruction.
+
+Kadkhodaie, Mallat & Simoncelli 2025 (arXiv 2506.01912v1), section 3 and algorithms 1 and 2.
 
 Matching moves an image y until its representation is the target's:
 
     minimise  l(y) = (1/k) || represent(y) - phi* ||^2   over the pixels of y, by Adam
 
 Stochastic reconstruction alternates matching with denoising, so that the result is both a natural image for the denoiser and one
-whose phi is the target's. `Schedule` is the version with fixed noise levels ("backward algorithm"; the reported samples), `Adaptive` the
-blind one that reads the noise level off the residual (algorithm 1).
+whose phi is the target's. `Schedule` is the version with fixed noise levels ("backward algorithm"; the reported samples),
+`Adaptive` the blind one that reads the noise level off the residual (algorithm 1).
 
 Only a `Denoiser` is needed: `represent` for matching, which runs encoder and middle block forward and backward, and `denoise`. Each
 image has its own key, loss, optimiser state and end: a result does not depend on the batch that it was made in. Everything is one
@@ -77,10 +78,10 @@ def match(
       images: where to begin.
       targets: phi*, one for each image.
       mask: multiplies the target: 0 drives a channel to zero, 1 leaves it.
-      optimizer: an optax transformation, begun anew in each call and for each image apart; None is the published Adam, learning rate
-        0.01, epsilon 1e-8. Where phi varies little, its gradient with respect to a pixel is below that epsilon and Adam hardly moves
-        anything: `optax.adam(0.01, eps=1e-20)` does not know the scale of phi. Those that search along a line (`optax.lbfgs()`)
-        get the loss.
+      optimizer: an optax transformation, begun anew in each call and for each image apart; None is the published Adam, learning
+        rate 0.01, epsilon 1e-8. Where phi varies little, its gradient with respect to a pixel is below that epsilon and Adam
+        hardly moves anything: `optax.adam(0.01, eps=1e-20)` does not know the scale of phi. Those that search along a line
+        (`optax.lbfgs()`) get the loss.
       max_steps: most updates.
       tolerance: share of the first loss at which an image has converged.
       freeze: each image stops once it has converged. False is the published behaviour: all move until the slowest has. The results
@@ -280,6 +281,11 @@ class Reconstruction(NamedTuple):
     steps: Int[Array, " b"]
     stop: Int[Array, " b"]
     log: Log
+
+
+def adam(settings: Settings) -> optax.GradientTransformation:
+    """The settings' optimiser on the pixels."""
+    return optax.adam(settings.learning_rate, eps=settings.epsilon)
 
 
 def check(settings: Settings) -> None:
@@ -499,7 +505,7 @@ def _matched(denoiser, conditioner, state, y, sigma, running, settings):
         y,
         target_phi(denoiser, conditioner, state, sigma, settings),
         mask=conditioner.mask,
-        optimizer=optax.adam(settings.learning_rate, eps=settings.epsilon),
+        optimizer=adam(settings),
         max_steps=settings.matching_steps,
         tolerance=settings.tolerance,
         freeze=settings.freeze,

@@ -108,6 +108,25 @@ def noise_averages(denoiser: Denoiser, *, seed: int) -> Callable:
     return step
 
 
+def noise_averages_of(represent: Callable, *, seed: int) -> Callable:
+    """((sigma, draws), (images, index)) -> mean of represent(x + sigma z) over the draws, [b, k]; the noise of `noise_averages`."""
+
+    def step(constants: tuple[Array, Array], rows: tuple[Array, Int[Array, " b"]]):
+        sigma, draws = constants
+        images, index = rows
+        clean = noise.to_unit(images)
+        level_key = noise.level_key(jax.random.key(seed), sigma)
+
+        def body(draw, total):
+            keys = noise.image_keys(jax.random.fold_in(level_key, draw), index)
+            return total + represent(noise.add_noise(keys, clean, sigma)) / draws
+
+        zero = jnp.zeros(jax.eval_shape(represent, clean).shape, jnp.float32)
+        return jax.lax.fori_loop(0, draws, body, zero)
+
+    return step
+
+
 def sweep(
     denoiser: Denoiser,
     images: UInt8[np.ndarray, "n h w c"],

@@ -57,11 +57,13 @@ class Walk(NamedTuple):
 
     Attributes:
       state: where it is.
+      denoised: f of the image that the last step began from; zeros before the first.
       stop: RUNNING, or why it ended: CONVERGED, MAX_STEPS, DIVERGED, NOT_FINITE.
       limit: noise level above which the run counts as diverged; known after the first step.
     """
 
     state: SamplerState
+    denoised: Image
     stop: Int[Array, ""]
     limit: Scalar
 
@@ -117,12 +119,6 @@ def step_size_at(step: Int[Array, "*b"] | int, h0: float, step_size: str) -> Flo
     return h0 * step / (1 + h0 * (step - 1.0))
 
 
-def residual(denoise: Callable[[Image], Image], image: Image) -> tuple[Image, Scalar]:
-    """(f(y) - y, its RMS per pixel): about sigma^2 times the score, and the noise level that the denoiser sees."""
-    r = denoise(image) - image
-    return r, jnp.sqrt(jnp.mean(r**2))
-
-
 def added_noise(
     sigma: Float[Array, "*b"], h: float | Float[Array, "*b"] | Scalar, beta: float | Scalar
 ) -> Float[Array, "*b"]:
@@ -144,7 +140,12 @@ def blind_step(
     Returns:
       The next state. Its `sigma` is the level seen in the image before the update.
     """
-    r, sigma = residual(denoise, state.image)
+    return _step(state, denoise(state.image), h, beta)
+
+
+def _step(state, denoised, h, beta):
+    r = denoised - state.image
+    sigma = jnp.sqrt(jnp.mean(r**2))
     key, noise_key = jax.random.split(state.key)
     z = jax.random.normal(noise_key, state.image.shape, state.image.dtype)
     image = state.image + h * r + added_noise(sigma, h, beta) * z
@@ -154,7 +155,7 @@ def blind_step(
 def begin(start: Image, key: Key[Array, ""]) -> Walk:
     """A run that has made no step yet. `start` is usually the data's mean plus sigma_0 z."""
     state = SamplerState(start, jnp.float32(jnp.inf), jnp.int32(0), key)
-    return Walk(state, jnp.int32(RUNNING), jnp.float32(jnp.inf))
+    return Walk(state, jnp.zeros_like(start), jnp.int32(RUNNING), jnp.float32(jnp.inf))
 
 
 def advance(
@@ -177,7 +178,8 @@ def advance(
     def body(carry: tuple[Walk, Array]) -> tuple[Walk, Array]:
         walk, made = carry
         state = walk.state
-        new = blind_step(denoise, state, h=step_size_at(state.step + 1, h0, step_size), beta=beta)
+        denoised = denoise(state.image)
+        new = _step(state, denoised, step_size_at(state.step + 1, h0, step_size), beta)
         first = DIVERGED_AT * jnp.maximum(new.sigma, 1)
         limit = jnp.where(state.step == 0, first, walk.limit)
         stop = jnp.select(
@@ -187,15 +189,18 @@ def advance(
         ).astype(jnp.int32)
         # The level is that of the image before the update: an image that has arrived is not updated any more.
         kept = jax.tree.map(lambda old, new: jnp.where(stop == RUNNING, new, old), state, new)
-        return Walk(kept._replace(sigma=new.sigma), stop, limit), made + 1
+        return Walk(kept._replace(sigma=new.sigma), denoised, stop, limit), made + 1
 
     return jax.lax.while_loop(running, body, (walk, jnp.int32(0)))[0]
 
 
-def finish(denoise: Callable[[Image], Image], walk: Walk) -> Sample:
-    """The final clean-up: the denoised image of a run, and how it ended (MAX_STEPS for one that is still running)."""
+def finish(walk: Walk) -> Sample:
+    """The denoised image of a run, and how it ended (MAX_STEPS for one that is still running).
+
+    The published algorithm denoises the last image once more; the step that found it good enough has done that.
+    """
     stop = jnp.where(walk.stop == RUNNING, MAX_STEPS, walk.stop).astype(jnp.int32)
-    return Sample(denoise(walk.state.image), walk.state.sigma, walk.state.step, stop)
+    return Sample(walk.denoised, walk.state.sigma, walk.state.step, stop)
 
 
 def blind_sample(
@@ -227,7 +232,7 @@ def blind_sample(
     """
     settings = {"h0": h0, "beta": beta, "sigma_end": sigma_end, "max_steps": max_steps, "step_size": step_size}
     check(**settings)
-    return finish(denoise, advance(denoise, begin(start, key), steps=max_steps + 1, **settings))
+    return finish(advance(denoise, begin(start, key), steps=max_steps + 1, **settings))
 
 
 def trajectory(denoise: Callable[[Image], Image], walk: Walk, *, every: int, **settings) -> Iterator[Walk]:

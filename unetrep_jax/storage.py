@@ -6,6 +6,7 @@ Nothing here knows about images or networks. Every other module may import this 
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -47,6 +48,13 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON atomically; a NaN or infinity becomes null, so that every JSON reader opens the file."""
     write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
+    """Writes an uncompressed .npz file atomically."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def _finite(value: Any) -> Any:

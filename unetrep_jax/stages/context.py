@@ -1,14 +1,16 @@
 """What every stage of the analysis works on, and how it stores and shows its results."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unetrep_jax import figures, measures, report, representation, storage
+from unetrep_jax import devices, figures, measures, report, representation, storage
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.storage import InputError
 
 Arrays = dict[str, np.ndarray]
 
@@ -99,6 +101,36 @@ def phi(context: Context, stage: str, level: int) -> np.ndarray:
     return np.ascontiguousarray(layout_of(context).of(averages(context, stage)[:, level], "mid"))
 
 
+def mean_colour(context: Context) -> np.ndarray:
+    """The mean colour of the training images, of the analysed ones where those are not at hand, over a whole image [h w c]."""
+    images = context.images.images
+    try:
+        training = context.training_images().images
+        if training.shape[1:] == images.shape[1:]:
+            images = training
+    except (InputError, OSError):
+        pass
+    colour = images[spread(len(images), 1000)].mean(axis=(0, 1, 2)) / 255
+    return np.broadcast_to(colour, images.shape[1:]).astype(np.float32)
+
+
+def phi_of(context: Context, images: np.ndarray, label: str = "") -> np.ndarray:
+    """phi of images (uint8, or float in [0, 1]) at the working noise level, [n, k]; noise as in the representations stage."""
+    settings = context.settings
+    step = devices.parallel_map(
+        representation.noise_averages_of(context.denoiser.represent, seed=settings.seed), settings.batch_size
+    )
+    constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
+    parts = []
+    with storage.Progress(label, len(images)) if label else contextlib.nullcontext() as progress:
+        for first in range(0, len(images), settings.batch_size):
+            index = np.arange(first, min(first + settings.batch_size, len(images)), dtype=np.int32)
+            parts.append(step(constants, (np.asarray(images[index]), index)))
+            if progress:
+                progress.advance(len(index))
+    return np.concatenate(parts)
+
+
 def picture(context: Context, figure: Any, name: str, caption: str) -> Any:
     """Saves a figure and names it for the report."""
     return report.Picture(figures.save(figure, context.outdir / "figures", name), caption, caption)
@@ -114,7 +146,7 @@ def quartiles_of(values: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(QUARTILES, quartiles, strict=True)}
 
 
-def quartiles_text(quartiles: Mapping[str, Any]) -> str:
+def quartiles_text(quartiles: Mapping[str, Any], decimals: int = 2) -> str:
     """Median and quartiles as they are printed: 0.25 (0.22-0.31)."""
     first, median, third = (np.nan if quartiles[name] is None else quartiles[name] for name in QUARTILES)
-    return f"{median:.2f} ({first:.2f}–{third:.2f})"
+    return f"{median:.{decimals}f} ({first:.{decimals}f}–{third:.{decimals}f})"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unetrep_jax import figures, report, storage
-from unetrep_jax.stages import clustering, denoising, sparsity
+from unetrep_jax.stages import clustering, denoising, reconstructions, sampled, sparsity
 from unetrep_jax.stages.context import Context, Stage, picture
 
 STAGES = {
@@ -24,7 +24,49 @@ STAGES = {
         clustering.run_clusters,
         clustering.section_clusters,
     ),
+    "samples": Stage(
+        (
+            "samples",
+            "copy_images",
+            "sample_sigma_0",
+            "sample_sigma_end",
+            "sample_h0",
+            "sample_beta",
+            "sample_step_size",
+            "sample_max_steps",
+            "sigma",
+            "draws",
+            "seed",
+        ),
+        (),
+        sampled.run_samples,
+        sampled.section_samples,
+    ),
+    "reconstructions": Stage(
+        (
+            "targets",
+            "samples_per_target",
+            "control_targets",
+            "published_targets",
+            "schedule_levels",
+            "schedule_sigma_0",
+            "schedule_sigma_end",
+            "target_draws",
+            "matching_steps",
+            "matching_epsilon",
+            "adaptive_sigma_end",
+            "adaptive_h0",
+            "adaptive_beta",
+            "adaptive_max_steps",
+            "sigma",
+            "seed",
+        ),
+        ("representations",),
+        reconstructions.run_reconstructions,
+        reconstructions.section_reconstructions,
+    ),
 }
+READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions")
 
 
 def stage_key(context: Context, name: str) -> str:
@@ -32,7 +74,7 @@ def stage_key(context: Context, name: str) -> str:
     stage = STAGES[name]
     settings = {key: list(v) if isinstance(v := getattr(context.settings, key), tuple) else v for key in stage.settings}
     needs = [stage_key(context, other) for other in stage.needs]
-    if name == "denoising":
+    if name in READS_TRAINING_IMAGES:
         needs.append(context.training_identity)
     return storage.fingerprint(name, context.identity, context.images.fingerprint, settings, needs)
 

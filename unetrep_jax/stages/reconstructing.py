@@ -1,0 +1,292 @@
+"""Making reconstructions: the arms of the comparison, streamed to disk batch by batch, resumable within a batch."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.decomposition import PCA
+
+from unetrep_jax import devices, noise, reconstruction, sampling, storage
+from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.stages.context import Context, spread
+from unetrep_jax.storage import InputError
+
+SAVE_SECONDS = 30  # how often a batch's state is kept
+
+
+class Arm(NamedTuple):
+    """One way to reconstruct.
+
+    Attributes:
+      title: as it is shown.
+      settings: of the reconstruction.
+      targets, samples: how many targets, how many samples of each.
+      denoiser: opens what is used; only its `represent` differs between arms.
+    """
+
+    title: str
+    settings: reconstruction.Settings
+    targets: int
+    samples: int
+    denoiser: Callable[[], Denoiser]
+
+
+def schedule(settings: Any) -> reconstruction.Schedule:
+    """The fixed schedule of the settings: log-spaced levels."""
+    levels = np.geomspace(settings.schedule_sigma_0, settings.schedule_sigma_end, settings.schedule_levels)
+    return reconstruction.Schedule(
+        sigmas=tuple(levels.tolist()),
+        draws=settings.target_draws,
+        matching_steps=settings.matching_steps,
+        epsilon=settings.matching_epsilon,
+    )
+
+
+def adaptive(settings: Any) -> reconstruction.Adaptive:
+    """The blind version of the settings."""
+    return reconstruction.Adaptive(
+        sigma_0=settings.schedule_sigma_0,
+        sigma_end=settings.adaptive_sigma_end,
+        h0=settings.adaptive_h0,
+        beta=settings.adaptive_beta,
+        matching_steps=settings.matching_steps,
+        epsilon=settings.matching_epsilon,
+        max_steps=settings.adaptive_max_steps,
+    )
+
+
+def check_reconstructions(settings: Any) -> None:
+    """Refuses settings with which nothing can be reconstructed."""
+    least = {"targets": 1, "samples_per_target": 1, "control_targets": 0, "published_targets": 0, "schedule_levels": 1}
+    least |= {"matching_steps": 1, "target_draws": 1, "reconstruction_batch": 1}
+    for key, value in least.items():
+        if settings[key] < value:
+            raise InputError(f"analysis.{key} must be {value} or more; got {settings[key]}.")
+    if not 0 < settings.schedule_sigma_end < settings.schedule_sigma_0:
+        raise InputError(
+            f"analysis.schedule_sigma_end = {settings.schedule_sigma_end:g} must be above 0 and below "
+            f"analysis.schedule_sigma_0 = {settings.schedule_sigma_0:g}."
+        )
+    for prefix, one in (("schedule", schedule), ("adaptive", adaptive)):
+        try:
+            reconstruction.check(one(settings))
+        except InputError as error:
+            raise InputError(f"analysis.{prefix}_* and matching_*: {error}") from error
+
+
+def arms(context: Context) -> dict[str, Arm]:
+    """The reconstructions that are compared: the two versions, the published settings, and controls."""
+    settings = context.settings
+    base, few = schedule(settings), min(2, settings.samples_per_target)
+    controls = min(settings.control_targets, settings.targets)
+
+    def here():
+        return context.denoiser
+
+    alone = base._replace(
+        sigmas=base.sigmas[-1:], matching_steps=len(base.sigmas) * base.matching_steps, tolerance=0.0, denoise=False
+    )
+    made = {
+        "schedule": Arm("fixed schedule", base, settings.targets, settings.samples_per_target, here),
+        "adaptive": Arm("adaptive, blind", adaptive(settings), controls, few, here),
+        "epsilon": Arm(
+            "fixed schedule, Adam's ε as published", base._replace(epsilon=reconstruction.EPSILON), controls, few, here
+        ),
+        "unmatched": Arm("no matching (unconditional)", base._replace(matching_steps=0), controls, few, here),
+        "alone": Arm("matching without denoising", alone, controls, few, here),
+        "untrained": Arm(
+            "phi of the untrained network",
+            base,
+            controls,
+            few,
+            lambda: context.denoiser._replace(represent=context.untrained().represent),
+        ),
+        "pca": Arm(
+            "principal components of pixels, as many",
+            base,
+            controls,
+            few,
+            lambda: context.denoiser._replace(represent=principal_components(context)),
+        ),
+        "published": Arm(
+            "published settings, and ε",
+            reconstruction.PUBLISHED,
+            min(settings.published_targets, settings.targets),
+            settings.samples_per_target,
+            here,
+        ),
+    }
+    return {name: arm for name, arm in made.items() if arm.targets}
+
+
+def target_rows(context: Context) -> np.ndarray:
+    """Positions of the targets, spread over the analysed images; those of fewer targets are the first of them, interleaved."""
+    count = min(context.settings.targets, len(context.images.images))
+    rows = spread(len(context.images.images), count)
+    return rows[np.argsort(np.arange(count) % 2, kind="stable")]
+
+
+def principal_components(context: Context) -> Callable:
+    """The first principal components of images that are no targets, as a representation of phi's width."""
+    images = context.images.images
+    width = jax.eval_shape(context.denoiser.represent, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32))
+    others = np.setdiff1d(spread(len(images), 2000 + len(target_rows(context))), target_rows(context))
+    pixels = images[others].reshape(len(others), -1) / np.float32(255)
+    pca = PCA(min(width.shape[1], len(others) - 1), svd_solver="randomized", random_state=context.settings.seed)
+    pca.fit(pixels)
+    mean, directions = jnp.asarray(pca.mean_, jnp.float32), jnp.asarray(pca.components_.T, jnp.float32)
+    return lambda y: (y.reshape(len(y), -1) - mean) @ directions
+
+
+def reconstruct_arm(context: Context, name: str, arm: Arm, mean: np.ndarray, folder: Path, key: str) -> None:
+    """Streams an arm's samples to disk, target by target; killed, it goes on where it was, within a batch too.
+
+    Writes `images` [n h w c], `sigma`, `steps`, `stop`, `seconds` [n] (of the batch, divided by its samples), and the log:
+    `first_loss`, `last_loss`, `updates`, `seen` [n, steps].
+    """
+    if storage.is_complete(folder, key):
+        return
+    rows, settings = target_rows(context)[: arm.targets], arm.settings
+    total = arm.targets * arm.samples
+    batch, part = min(context.settings.reconstruction_batch, total), steps_at_once(settings)
+    steps = len(settings.sigmas) if isinstance(settings, reconstruction.Schedule) else settings.max_steps
+    writer = storage.RowWriter(folder, key, total, row_layout(context.images.images.shape[1:], steps))
+    denoiser = arm.denoiser()
+    begin = devices.parallel_map(begin_step(settings, context.settings.seed), batch)
+    go = devices.parallel_map(advance_step(denoiser, settings, part), batch)
+    end = devices.parallel_map(finish_step(denoiser, settings), batch)
+    mean = devices.replicate(np.float32(mean), local=True)
+    kept = Kept(folder.with_name(f".{folder.name}.state.npz"), key)
+    done = writer.rows_done // batch * steps
+    with storage.Progress(f"{arm.title}", -(-total // batch) * steps, "steps of a batch", done) as progress:
+        while writer.rows_done < total:
+            numbers = np.arange(writer.rows_done, min(writer.rows_done + batch, total), dtype=np.int32)
+            targets = np.asarray(context.images.images[rows[numbers // arm.samples]])
+            state, log, seconds = kept.load(int(numbers[0])) or (begin(mean, numbers), [], 0.0)
+            progress.advance(min(steps, len(log) * part))
+            while (state.stop == sampling.RUNNING).any() and len(log) * part < steps:
+                began = time.monotonic()
+                state, entry = go((), (state, targets))
+                log, seconds = [*log, entry], seconds + time.monotonic() - began
+                kept.save(int(numbers[0]), state, log, seconds)
+                progress.advance(min(part, steps - (len(log) - 1) * part))
+            progress.advance(max(0, steps - len(log) * part))
+            result = end((), (state, joined(log, steps)))
+            writer.append(
+                images=result.images,
+                sigma=result.sigma,
+                steps=result.steps,
+                stop=result.stop,
+                first_loss=result.log.first_loss,
+                last_loss=result.log.last_loss,
+                updates=result.log.updates,
+                seen=result.log.sigma,
+                seconds=np.full(len(numbers), seconds / len(numbers), np.float32),
+            )
+    writer.finish()
+    kept.forget()
+
+
+def steps_at_once(settings: reconstruction.Settings) -> int:
+    """Levels or score steps between two looks at the clock: a few hundred updates of matching."""
+    return max(1, min(50, 300 // max(1, settings.matching_steps)))
+
+
+def row_layout(shape: tuple[int, ...], steps: int) -> dict:
+    """Arrays of an arm: name -> (shape of a row, dtype)."""
+    single = {"sigma": np.float32, "steps": np.int32, "stop": np.int32, "seconds": np.float32}
+    logs = {"first_loss": np.float32, "last_loss": np.float32, "updates": np.int32, "seen": np.float32}
+    return {
+        "images": (shape, np.float32),
+        **{name: ((), dtype) for name, dtype in single.items()},
+        **{name: ((steps,), dtype) for name, dtype in logs.items()},
+    }
+
+
+def joined(log: list[reconstruction.Log], steps: int) -> reconstruction.Log:
+    """The parts of a log as one of `steps` steps; of a batch that ended early, filled up with NaN and 0."""
+
+    def join(*parts):
+        whole = np.concatenate(parts, axis=1)[:, :steps]
+        missing = steps - whole.shape[1]
+        return np.pad(whole, ((0, 0), (0, missing)), constant_values=0 if whole.dtype == np.int32 else np.nan)
+
+    return reconstruction.Log(*(join(*parts) for parts in zip(*log, strict=True)))
+
+
+def _packed(state):
+    return state._replace(keys=jax.random.key_data(state.keys))
+
+
+def _unpacked(state):
+    return state._replace(keys=jax.random.wrap_key_data(state.keys))
+
+
+def begin_step(settings: reconstruction.Settings, seed: int) -> Callable:
+    """(mean, numbers [b]) -> reconstructions before their first step, keyed by the seed and the number."""
+
+    def begin(mean, numbers):
+        return _packed(reconstruction.begin(mean, noise.image_keys(jax.random.key(seed), numbers), settings))
+
+    return begin
+
+
+def advance_step(denoiser: Denoiser, settings: reconstruction.Settings, steps: int) -> Callable:
+    """((), (state, targets)) -> (state some steps further, log)."""
+
+    def go(_, rows):
+        state, targets = rows
+        conditioner = reconstruction.Conditioner(images=noise.to_unit(targets))
+        state, log = reconstruction.advance(denoiser, conditioner, _unpacked(state), settings=settings, steps=steps)
+        return _packed(state), log
+
+    return go
+
+
+def finish_step(denoiser: Denoiser, settings: reconstruction.Settings) -> Callable:
+    """((), (state, log)) -> Reconstruction."""
+
+    def end(_, rows):
+        state, log = rows
+        return reconstruction.finish(denoiser, _unpacked(state), log, settings)
+
+    return end
+
+
+class Kept:
+    """The state of a batch on its way, kept on disk now and then, so that a killed run loses little of it."""
+
+    def __init__(self, path: Path, key: str):
+        """Nothing is read or written yet."""
+        self.path, self.key, self._saved_at = path, key, time.monotonic()
+
+    def load(self, first: int) -> tuple[reconstruction.Progress, list, float] | None:
+        """(state, log, seconds) of the batch that begins with sample `first`, if it was kept."""
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(self.path) as kept:
+            if str(kept["key"]) == self.key and int(kept["first"]) == first:
+                state = reconstruction.Progress(*(kept[f"state/{k}"] for k in reconstruction.Progress._fields))
+                log = [
+                    reconstruction.Log(*(kept[f"log/{i}/{k}"] for k in reconstruction.Log._fields))
+                    for i in range(int(kept["parts"]))
+                ]
+                return state, log, float(kept["seconds"])
+        return None
+
+    def save(self, first: int, state: reconstruction.Progress, log: list, seconds: float) -> None:
+        """Keeps the state, where enough time has passed since it was last kept."""
+        if time.monotonic() - self._saved_at < SAVE_SECONDS:
+            return
+        arrays = {"key": self.key, "first": first, "seconds": seconds, "parts": len(log)}
+        arrays |= {f"state/{name}": value for name, value in state._asdict().items()}
+        arrays |= {f"log/{i}/{name}": value for i, entry in enumerate(log) for name, value in entry._asdict().items()}
+        storage.write_arrays(self.path, arrays)
+        self._saved_at = time.monotonic()
+
+    def forget(self) -> None:
+        """Removes what was kept."""
+        self.path.unlink(missing_ok=True)

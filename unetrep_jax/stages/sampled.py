@@ -1,0 +1,268 @@
+"""Samples of the denoiser's implicit prior, and the training image nearest to each, so that copying would show."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unetrep_jax import devices, figures, neighbours, report, sampling, storage
+from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.stages.context import (
+    Arrays,
+    Context,
+    mean_colour,
+    phi_of,
+    picture,
+    quartiles_of,
+    quartiles_text,
+    spread,
+    write_stage,
+)
+from unetrep_jax.storage import InputError
+
+STRETCH = 4  # steps between two looks at which images have ended
+
+
+def sampler(settings: Any) -> dict[str, Any]:
+    """The sampler's own settings, as `sampling.advance` takes them."""
+    names = ("h0", "beta", "sigma_end", "max_steps", "step_size")
+    return {name: getattr(settings, f"sample_{name}") for name in names}
+
+
+def check_samples(settings: Any) -> None:
+    """Refuses settings from which no sample can come."""
+    for key, least in (("samples", 1), ("copy_images", 0)):
+        if settings[key] < least:
+            raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
+    try:
+        sampling.check(sigma_0=settings.sample_sigma_0, **sampler(settings))
+    except InputError as error:
+        raise InputError(f"analysis.sample_*: {error}") from error
+
+
+def run_samples(context: Context, folder: Path, key: str) -> None:
+    """Draws the samples, and looks for what they could have been copied from."""
+    settings = context.settings
+    drawn = context.outdir / "drawn"
+    draw(context, drawn, storage.fingerprint("drawn", key))
+    arrays: Arrays = {name: np.load(drawn / f"{name}.npy") for name in sampling.Sample._fields}
+    tell_failures(arrays)
+    good = np.flatnonzero(arrays["stop"] == sampling.CONVERGED)
+    summary: dict = {
+        "samples": len(arrays["stop"]),
+        "sampler": {"sigma_0": settings.sample_sigma_0, **sampler(settings)},
+        "stop": {name: int((arrays["stop"] == code).sum()) for code, name in enumerate(sampling.STOPS)},
+        "steps": quartiles_of(arrays["steps"][good]),
+        "contrast": {
+            "samples": quartiles_of(arrays["image"][good].std(axis=(1, 2, 3))),
+            "images": quartiles_of(held_out(context).std(axis=(1, 2, 3))),
+        },
+    }
+    if len(good):
+        summary["nearest"] = nearest_training(context, arrays, good)
+    write_stage(folder, key, arrays, summary)
+
+
+def tell_failures(arrays: Arrays) -> None:
+    """One line on the error stream for each way in which samples failed."""
+    for code in set(arrays["stop"].tolist()) - {sampling.CONVERGED}:
+        which = np.flatnonzero(arrays["stop"] == code)
+        line = sampling.explain(code, float(arrays["sigma"][which[0]]), int(arrays["steps"][which[0]]))
+        print(f"samples: {len(which):,} of {len(arrays['stop']):,} {line} (analysis.sample_*)", file=sys.stderr)
+
+
+def draw(context: Context, folder: Path, key: str) -> None:
+    """Streams samples to disk, in the order of their numbers; killed, it goes on where it was."""
+    settings, shape = context.settings, context.images.images.shape[1:]
+    if storage.is_complete(folder, key):
+        return
+    rows = {"image": (shape, np.float32), "sigma": ((), np.float32), "steps": ((), np.int32), "stop": ((), np.int32)}
+    writer = storage.RowWriter(folder, key, settings.samples, rows)
+    numbers = range(writer.rows_done, settings.samples)
+    places = min(settings.batch_size, max(1, settings.samples // 4))
+    samples = stream(
+        context.denoiser,
+        mean_colour(context),
+        numbers,
+        sigma_0=settings.sample_sigma_0,
+        seed=settings.seed,
+        places=places,
+        **sampler(settings),
+    )
+    with storage.Progress("samples", settings.samples, done=writer.rows_done) as progress:
+        for sample in samples:
+            writer.append(**{name: np.asarray(value)[None] for name, value in sample._asdict().items()})
+            progress.advance(1)
+    writer.finish()
+
+
+def stream(
+    denoiser: Denoiser,
+    mean: np.ndarray,
+    numbers: Sequence[int],
+    *,
+    sigma_0: float,
+    seed: int,
+    places: int,
+    stretch: int = STRETCH,
+    **settings: Any,
+) -> Iterator[sampling.Sample]:
+    """Samples of these numbers, in order; each depends on the seed and its number alone.
+
+    The devices work on `places` images at once and look every `stretch` steps which have ended. Their places go to the next
+    numbers, so that no place waits for the slowest image. No more than five times as many results wait for an earlier one.
+    """
+    begin = devices.parallel_map(begin_step(seed), places)
+    go = devices.parallel_map(stretch_step(denoiser, stretch, settings), places)
+    constants = devices.replicate((np.float32(mean), np.float32(sigma_0)), local=True)
+    upcoming, due, ready = list(numbers), list(numbers), {}
+    held: list[int] = []
+    lanes = None
+    while due:
+        room = max(0, min(places - len(held), 5 * places - len(ready)))
+        new, upcoming = upcoming[:room], upcoming[room:]
+        if new:
+            begun = begin(constants, np.array(new, np.int32))
+            lanes = begun if lanes is None else jax.tree.map(lambda *both: np.concatenate(both), lanes, begun)
+            held = held + new
+        lanes = go((), lanes)
+        ended = lanes.stop != sampling.RUNNING
+        for i in np.flatnonzero(ended):
+            state = lanes.state
+            ready[held[i]] = sampling.Sample(lanes.denoised[i], state.sigma[i], state.step[i], lanes.stop[i])
+        held = [number for number, over in zip(held, ended, strict=True) if not over]
+        lanes = jax.tree.map(lambda leaf: leaf[~ended], lanes)  # noqa: B023 (called at once)
+        while due and due[0] in ready:
+            yield ready.pop(due.pop(0))
+
+
+def _packed(walk):
+    """Keys as numbers, which travel to the host."""
+    return walk._replace(state=walk.state._replace(key=jax.random.key_data(walk.state.key)))
+
+
+def _unpacked(walk):
+    return walk._replace(state=walk.state._replace(key=jax.random.wrap_key_data(walk.state.key)))
+
+
+def begin_step(seed: int):
+    """((mean, sigma_0), numbers [b]) -> walks that start from mean + sigma_0 z, keyed by the seed and the number."""
+
+    def begin(constants, numbers):
+        mean, sigma_0 = constants
+
+        def one(number):
+            start, run = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+            return sampling.begin(mean + sigma_0 * jax.random.normal(start, mean.shape), run)
+
+        return _packed(jax.vmap(one)(numbers))
+
+    return begin
+
+
+def stretch_step(denoiser: Denoiser, steps: int, settings: dict):
+    """((), walks [b ...]) -> the walks some steps further."""
+
+    def denoise(image):
+        return denoiser.denoise(image[None])[0]
+
+    def go(_, walks):
+        return _packed(jax.vmap(lambda w: sampling.advance(denoise, w, steps=steps, **settings))(_unpacked(walks)))
+
+    return go
+
+
+def held_out(context: Context) -> np.ndarray:
+    """As many analysed images as there are samples, spread over the set, float in [0, 1]."""
+    chosen = spread(len(context.images.images), context.settings.samples)
+    return context.images.images[chosen] / np.float32(255)
+
+
+def nearest_training(context: Context, arrays: Arrays, good: np.ndarray) -> dict | None:
+    """Distance of each sample, and of held-out images, to the nearest training image, in pixels and in phi."""
+    try:
+        training = context.training_images().images
+        if training.shape[1:] != context.images.images.shape[1:]:
+            raise InputError("they have another size")
+    except (InputError, OSError) as error:
+        print(f"samples: no search for copies: the training images cannot be read ({error})", file=sys.stderr)
+        return None
+    settings = context.settings
+    chosen = spread(len(training), settings.copy_images)
+    rows = training if len(chosen) == len(training) else training[chosen]
+    queries = {"samples": arrays["image"][good], "held_out": held_out(context)}
+    summary: dict = {"training_images": len(rows)}
+    for space in ("pixels", "phi"):
+        searched = rows if space == "pixels" else phi_of(context, rows, label="phi of training images")
+        for name, images in queries.items():
+            asked = images if space == "pixels" else phi_of(context, images)
+            found = neighbours.nearest(asked, searched, 1, metric="euclidean")
+            arrays[f"{space}/{name}/distance"] = found.distance[:, 0]
+            summary.setdefault(space, {})[name] = quartiles_of(found.distance[:, 0])
+            if name == "samples":
+                arrays[f"{space}/nearest"] = rows[found.index[:, 0]]
+    return summary
+
+
+def section_samples(context: Context, arrays: Arrays, summary: dict) -> Any:
+    """Samples, the training images nearest to some of them, and the distances."""
+    of = summary["sampler"]
+    converged = arrays["stop"] == sampling.CONVERGED
+    text = [
+        f"{summary['samples']:,} samples of the implicit prior by the blind sampler: σ from {of['sigma_0']:g} to "
+        f"{of['sigma_end']:g}, {of['step_size']} step size {of['h0']:g}, β = {of['beta']:g}, seed {context.settings.seed}. "
+        f"{summary['stop']['converged']:,} converged, in {quartiles_text(summary['steps'], 0)} steps (median, quartiles). "
+        "As printed, not selected."
+    ]
+    shown = arrays["image"][converged][:32]
+    if not len(shown):
+        return report.Section("Samples", [*text, "**No sample converged.**"])
+    rows = [shown[i : i + 8] for i in range(0, len(shown), 8)]
+    pictures = [
+        picture(
+            context,
+            figures.image_rows(rows, ["samples", *[""] * (len(rows) - 1)]),
+            "samples",
+            "Samples of the denoiser's implicit prior.",
+        )
+    ]
+    contrast = summary["contrast"]
+    tables = [
+        report.Table(
+            "Contrast: the deviation of an image's intensities, median (quartiles).",
+            ("", "contrast"),
+            [("samples", quartiles_text(contrast["samples"])), ("held-out images", quartiles_text(contrast["images"]))],
+        )
+    ]
+    if found := summary.get("nearest"):
+        eight = slice(0, min(8, len(shown)))
+        beside = [shown[eight], *(arrays[f"{space}/nearest"][eight] / np.float32(255) for space in ("pixels", "phi"))]
+        pictures.append(
+            picture(
+                context,
+                figures.image_rows(beside, ["samples", "nearest in pixels", "nearest in phi"]),
+                "samples_nearest",
+                f"Samples, and the nearest of {found['training_images']:,} training images to each.",
+            )
+        )
+        tables.append(
+            report.Table(
+                f"Distance to the nearest of {found['training_images']:,} training images, root mean square, median (quartiles). "
+                "Copies would lie far below held-out images.",
+                ("", "in pixels", "in phi"),
+                [
+                    (
+                        title,
+                        *(
+                            quartiles_text(found[space][name], 6 if space == "phi" else 3)
+                            for space in ("pixels", "phi")
+                        ),
+                    )
+                    for title, name in (("samples", "samples"), ("held-out images", "held_out"))
+                ],
+            )
+        )
+    return report.Section("Samples", text, tables, pictures)
