@@ -74,6 +74,18 @@ ANALYSIS = {
     "analysis.clusters": "(3,4)",
     "analysis.cluster_seeds": 2,
     "analysis.cluster_runs": 2,
+    "analysis.samples": 4,
+    "analysis.sample_h0": 0.5,
+    "analysis.sample_beta": 0.5,
+    "analysis.sample_max_steps": 20,
+    "analysis.targets": 2,
+    "analysis.samples_per_target": 2,
+    "analysis.control_targets": 0,
+    "analysis.published_targets": 0,
+    "analysis.schedule_levels": 3,
+    "analysis.target_draws": 2,
+    "analysis.matching_steps": 4,
+    "analysis.reconstruction_batch": 2,
 }
 
 

@@ -52,6 +52,9 @@ def test_analyze_opens_photo16_with_the_bundled_photographs(tmp_path):
         "photographs",
         "--outdir",
         str(tmp_path / "out"),
+        "--only",
+        "sparsity",
+        "clusters",
     ]
     command += [f"--config.analysis.{key}={value}" for key, value in settings.items()] + [
         f"--config.data.cache_dir={tmp_path}"

@@ -19,6 +19,15 @@ from unetrep_jax import sampling
 from unetrep_jax.storage import InputError
 
 BOTH = pytest.mark.parametrize("step_size", sampling.STEP_SIZES)
+QUICK = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture
+def quick_compilation():
+    """For tests whose programs run for less time than they compile, and need no last digit."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def put_back(h, beta):
@@ -120,6 +129,7 @@ def levels(denoise, start, key, *, h, beta, steps):
 # One image
 
 
+@QUICK
 def test_without_added_noise_the_residual_of_one_image_shrinks_by_exactly_one_minus_h():
     image, h = random_image(0, (4, 4, 3)), 0.15
     step = jax.jit(partial(sampling.blind_step, one_image(image), h=h, beta=1.0))
@@ -133,6 +143,7 @@ def test_without_added_noise_the_residual_of_one_image_shrinks_by_exactly_one_mi
         assert int(state.step) == t
 
 
+@QUICK
 @pytest.mark.parametrize(("h", "beta"), [(0.1, 0.05), (0.3, 0.5), (1.0, 0.2)])
 def test_with_added_noise_the_residual_of_one_image_follows_the_closed_form_with_the_same_noise(h, beta):
     image = random_image(0, (4, 4, 3))
@@ -164,6 +175,7 @@ def test_the_noise_level_of_one_image_falls_by_one_minus_beta_h_in_the_mean_and_
     assert ratios.std() == pytest.approx(deviation, rel=4 / math.sqrt(2 * len(ratios)))
 
 
+@QUICK
 @pytest.mark.parametrize(
     ("step_size", "h0", "beta", "slack"),
     [("fixed", 0.1, 1.0, 0), ("increasing", 0.02, 1.0, 0), ("fixed", 0.1, 0.5, 2), ("increasing", 0.01, 0.5, 2)],
@@ -320,6 +332,7 @@ def test_the_noise_level_falls_by_one_minus_beta_h_a_step_but_for_what_the_denoi
     assert (1 - beta * h) ** 2 - k / side**2 * put_back(h, beta) ** 2 * 1.05 <= factor <= (1 - beta * h) ** 2
 
 
+@QUICK
 def test_without_added_noise_small_steps_of_either_kind_follow_the_closed_form_path():
     """beta = 1 is Euler's method for du = -s / (v + s) u dt, ds = -2 s dt: u is in proportion to sqrt(v + s).
 
@@ -466,6 +479,7 @@ def test_a_trajectory_shows_every_kth_step_and_ends_with_the_sample():
     chex.assert_trees_all_equal(sampling.finish(walks[-1]), sample)
 
 
+@QUICK
 def test_the_trajectory_of_a_batch_is_the_trajectories_of_its_images_until_the_last_has_ended():
     denoise, settings = gaussian_run()
     settings["max_steps"] = 95
@@ -483,6 +497,7 @@ def test_the_trajectory_of_a_batch_is_the_trajectories_of_its_images_until_the_l
     assert walks[-1].stop.tolist() == [sampling.MAX_STEPS, sampling.CONVERGED, sampling.CONVERGED]
 
 
+@QUICK
 def test_a_trajectory_makes_only_the_steps_that_were_asked_for():
     image = random_image(0)
     endless = {"h0": 0.01, "beta": 0.01, "sigma_end": 1e-30, "max_steps": 10**9}
@@ -502,6 +517,7 @@ def run(denoise, start, **settings):
     return jax.jit(partial(sampling.blind_sample, denoise, **settings))(start, jax.random.key(1))
 
 
+@QUICK
 @pytest.mark.parametrize("steps", [1, 10])
 def test_a_run_that_is_out_of_steps_made_exactly_that_many_updates(steps):
     """f(y) = y / 2 takes half of h away: y_t = (1 - h/2)^t y_0."""
@@ -511,6 +527,7 @@ def test_a_run_that_is_out_of_steps_made_exactly_that_many_updates(steps):
     assert float(sample.sigma) == pytest.approx(0.95**steps / 2, rel=1e-5)
 
 
+@QUICK
 def test_the_last_update_may_be_the_one_that_converges():
     """0.9^22 = 0.098: a run from 1 to 0.1 needs 22 updates."""
     image = random_image(0)
@@ -518,6 +535,7 @@ def test_the_last_update_may_be_the_one_that_converges():
     assert [(int(end.stop), int(end.steps)) for end in ends] == [(sampling.MAX_STEPS, 21), (sampling.CONVERGED, 22)]
 
 
+@QUICK
 def test_a_start_below_the_last_noise_level_is_denoised_and_not_changed():
     image = random_image(0)
     sample = run(one_image(image), image + unit_start(0.005))
@@ -526,6 +544,7 @@ def test_a_start_below_the_last_noise_level_is_denoised_and_not_changed():
     chex.assert_trees_all_equal(sample.image, image)
 
 
+@QUICK
 @pytest.mark.parametrize(("rms", "beta", "steps"), [(1.0, 1.0, 3), (0.1, 1.0, 8), (1.0, 0.5, 2)])
 def test_a_denoiser_that_amplifies_is_stopped_at_twice_the_first_level_or_two(rms, beta, steps):
     """f(y) = y + 3 (y - m) multiplies y - m by 1 + 3h, and its level is 3 times that of y - m.
@@ -541,6 +560,7 @@ def test_a_denoiser_that_amplifies_is_stopped_at_twice_the_first_level_or_two(rm
     assert float(sample.sigma) > 2 * max(3 * rms, 1)
 
 
+@QUICK
 def test_a_run_that_meets_a_number_that_is_not_finite_stops_at_the_last_image_that_was():
     """The level of y falls as 0.9^t; the seventh power is the first below a half, where this denoiser fails."""
 
@@ -554,6 +574,7 @@ def test_a_run_that_meets_a_number_that_is_not_finite_stops_at_the_last_image_th
     chex.assert_trees_all_close(walk.state.image, 0.9**7 * unit_start(), rtol=1e-5)
 
 
+@QUICK
 def test_a_walk_that_is_still_running_is_finished_with_what_its_last_step_saw_as_one_that_is_out_of_steps():
     walk = sampling.begin(unit_start(), jax.random.key(0))
     sample = sampling.finish(sampling.advance(lambda y: y / 2, walk, steps=3, h0=0.1, beta=1.0))
@@ -621,6 +642,7 @@ def test_a_trajectory_of_no_steps_at_a_time_is_refused(every):
 # Compilation
 
 
+@QUICK
 def test_a_batch_is_compiled_once_and_its_denoiser_sees_single_images():
     shapes = []
 

@@ -12,7 +12,7 @@ import running
 from PIL import Image
 from running import Moment
 
-STAGES = ("denoising", "representations", "untrained", "sparsity", "clusters")
+STAGES = ("denoising", "representations", "untrained", "sparsity", "clusters", "samples", "reconstructions")
 FIGURES = {
     "training",
     "denoising",
@@ -23,6 +23,13 @@ FIGURES = {
     "separation",
     "separation_controls",
     "clusters_by_noise",
+    "samples",
+    "samples_nearest",
+    "reconstructions",
+    "reconstruction_controls",
+    "one_matching",
+    "matching_noise_level",
+    "matching_loss",
 }
 
 
@@ -72,7 +79,7 @@ def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
     page = (run / "analysis" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(FIGURES)
     found = numbers(run / "analysis")
-    assert set(found) == {"denoising", "sparsity", "clusters"}
+    assert set(found) == {"denoising", "sparsity", "clusters", "samples", "reconstructions"}
     assert set(found["clusters"]["by_clusters"]) == {"3", "4"}
     assert found["clusters"]["by_clusters"]["3"]["labels"] is not None
     assert found["denoising"]["images"] == found["clusters"]["images"] == 24
@@ -83,8 +90,8 @@ def test_a_second_call_does_what_depends_on_changed_settings_and_nothing_else(pl
         "nothing": ({}, set()),
         "batch_size": ({"analysis__batch_size": 6}, set()),
         "clusters": ({"analysis__clusters": "(2,4)"}, {"clusters"}),
-        "sigma": ({"analysis__sigma": 0}, {"sparsity", "clusters"}),
-        "draws": ({"analysis__draws": 1}, {"representations", "untrained", "sparsity", "clusters"}),
+        "sigma": ({"analysis__sigma": 0}, {"sparsity", "clusters", "samples", "reconstructions"}),
+        "draws": ({"analysis__draws": 1}, set(STAGES) - {"denoising"}),
     }
     before, settings, commands = running.snapshot(copy / "analysis"), {}, []
     for changed, _ in after_each.values():

@@ -141,7 +141,7 @@ QUARTILES = ("first_quartile", "median", "third_quartile")
 
 def quartiles_of(values: np.ndarray) -> dict[str, float]:
     """Quartiles of the finite values, by name."""
-    finite = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)].astype(float)
     quartiles = measures.quartiles(finite) if finite.size else np.full(3, np.nan)
     return {name: float(value) for name, value in zip(QUARTILES, quartiles, strict=True)}
 

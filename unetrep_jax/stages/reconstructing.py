@@ -83,7 +83,8 @@ def arms(context: Context) -> dict[str, Arm]:
     """The reconstructions that are compared: the two versions, the published settings, and controls."""
     settings = context.settings
     base, few = schedule(settings), min(2, settings.samples_per_target)
-    controls = min(settings.control_targets, settings.targets)
+    targets = min(settings.targets, len(context.images.images))
+    controls = min(settings.control_targets, targets)
 
     def here():
         return context.denoiser
@@ -92,7 +93,7 @@ def arms(context: Context) -> dict[str, Arm]:
         sigmas=base.sigmas[-1:], matching_steps=len(base.sigmas) * base.matching_steps, tolerance=0.0, denoise=False
     )
     made = {
-        "schedule": Arm("fixed schedule", base, settings.targets, settings.samples_per_target, here),
+        "schedule": Arm("fixed schedule", base, targets, settings.samples_per_target, here),
         "adaptive": Arm("adaptive, blind", adaptive(settings), controls, few, here),
         "epsilon": Arm(
             "fixed schedule, Adam's ε as published", base._replace(epsilon=reconstruction.EPSILON), controls, few, here
@@ -116,7 +117,7 @@ def arms(context: Context) -> dict[str, Arm]:
         "published": Arm(
             "published settings, and ε",
             reconstruction.PUBLISHED,
-            min(settings.published_targets, settings.targets),
+            min(settings.published_targets, targets),
             settings.samples_per_target,
             here,
         ),
@@ -139,15 +140,14 @@ def principal_components(context: Context) -> Callable:
     pixels = images[others].reshape(len(others), -1) / np.float32(255)
     pca = PCA(min(width.shape[1], len(others) - 1), svd_solver="randomized", random_state=context.settings.seed)
     pca.fit(pixels)
-    mean, directions = jnp.asarray(pca.mean_, jnp.float32), jnp.asarray(pca.components_.T, jnp.float32)
+    mean, directions = jnp.asarray(pca.mean_[None], jnp.float32), jnp.asarray(pca.components_.T, jnp.float32)
     return lambda y: (y.reshape(len(y), -1) - mean) @ directions
 
 
 def reconstruct_arm(context: Context, name: str, arm: Arm, mean: np.ndarray, folder: Path, key: str) -> None:
     """Streams an arm's samples to disk, target by target; killed, it goes on where it was, within a batch too.
 
-    Writes `images` [n h w c], `sigma`, `steps`, `stop`, `seconds` [n] (of the batch, divided by its samples), and the log:
-    `first_loss`, `last_loss`, `updates`, `seen` [n, steps].
+    Writes `images` [n h w c], `sigma`, `steps`, `stop` [n], and the log: `first_loss`, `last_loss`, `updates`, `seen` [n, steps].
     """
     if storage.is_complete(folder, key):
         return
@@ -167,13 +167,12 @@ def reconstruct_arm(context: Context, name: str, arm: Arm, mean: np.ndarray, fol
         while writer.rows_done < total:
             numbers = np.arange(writer.rows_done, min(writer.rows_done + batch, total), dtype=np.int32)
             targets = np.asarray(context.images.images[rows[numbers // arm.samples]])
-            state, log, seconds = kept.load(int(numbers[0])) or (begin(mean, numbers), [], 0.0)
+            state, log = kept.load(int(numbers[0])) or (begin(mean, numbers), [])
             progress.advance(min(steps, len(log) * part))
             while (state.stop == sampling.RUNNING).any() and len(log) * part < steps:
-                began = time.monotonic()
                 state, entry = go((), (state, targets))
-                log, seconds = [*log, entry], seconds + time.monotonic() - began
-                kept.save(int(numbers[0]), state, log, seconds)
+                log = [*log, entry]
+                kept.save(int(numbers[0]), state, log)
                 progress.advance(min(part, steps - (len(log) - 1) * part))
             progress.advance(max(0, steps - len(log) * part))
             result = end((), (state, joined(log, steps)))
@@ -186,7 +185,6 @@ def reconstruct_arm(context: Context, name: str, arm: Arm, mean: np.ndarray, fol
                 last_loss=result.log.last_loss,
                 updates=result.log.updates,
                 seen=result.log.sigma,
-                seconds=np.full(len(numbers), seconds / len(numbers), np.float32),
             )
     writer.finish()
     kept.forget()
@@ -199,7 +197,7 @@ def steps_at_once(settings: reconstruction.Settings) -> int:
 
 def row_layout(shape: tuple[int, ...], steps: int) -> dict:
     """Arrays of an arm: name -> (shape of a row, dtype)."""
-    single = {"sigma": np.float32, "steps": np.int32, "stop": np.int32, "seconds": np.float32}
+    single = {"sigma": np.float32, "steps": np.int32, "stop": np.int32}
     logs = {"first_loss": np.float32, "last_loss": np.float32, "updates": np.int32, "seen": np.float32}
     return {
         "images": (shape, np.float32),
@@ -265,8 +263,8 @@ class Kept:
         """Nothing is read or written yet."""
         self.path, self.key, self._saved_at = path, key, time.monotonic()
 
-    def load(self, first: int) -> tuple[reconstruction.Progress, list, float] | None:
-        """(state, log, seconds) of the batch that begins with sample `first`, if it was kept."""
+    def load(self, first: int) -> tuple[reconstruction.Progress, list] | None:
+        """(state, log) of the batch that begins with sample `first`, if it was kept."""
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(self.path) as kept:
             if str(kept["key"]) == self.key and int(kept["first"]) == first:
                 state = reconstruction.Progress(*(kept[f"state/{k}"] for k in reconstruction.Progress._fields))
@@ -274,14 +272,14 @@ class Kept:
                     reconstruction.Log(*(kept[f"log/{i}/{k}"] for k in reconstruction.Log._fields))
                     for i in range(int(kept["parts"]))
                 ]
-                return state, log, float(kept["seconds"])
+                return state, log
         return None
 
-    def save(self, first: int, state: reconstruction.Progress, log: list, seconds: float) -> None:
+    def save(self, first: int, state: reconstruction.Progress, log: list) -> None:
         """Keeps the state, where enough time has passed since it was last kept."""
         if time.monotonic() - self._saved_at < SAVE_SECONDS:
             return
-        arrays = {"key": self.key, "first": first, "seconds": seconds, "parts": len(log)}
+        arrays = {"key": self.key, "first": first, "parts": len(log)}
         arrays |= {f"state/{name}": value for name, value in state._asdict().items()}
         arrays |= {f"log/{i}/{name}": value for i, entry in enumerate(log) for name, value in entry._asdict().items()}
         storage.write_arrays(self.path, arrays)

@@ -84,9 +84,8 @@ def measured(
         if (saved["updates"] > 0).any()
         else np.full(len(images), np.nan),
         "updates": saved["updates"].sum(axis=1),
-        "seconds": saved["seconds"],
     }
-    arrays |= {f"{name}/{key}": np.asarray(value) for key, value in values.items() if key != "seconds"}
+    arrays |= {f"{name}/{key}": np.asarray(value) for key, value in values.items()}
     pairs = [
         (first, second)
         for start in range(0, len(images), arm.samples)
@@ -234,7 +233,7 @@ def settings_text(arm: dict) -> str:
         f"at most {of['matching_steps']} updates a matching, ε = {of['epsilon']:.0e}, {of['draws']} draws a target"
     )
     ends = ", ".join(f"{count} {word}" for word, count in arm["stop"].items() if count)
-    return "; ".join([*parts, f"{arm['seconds']['median'] or 0:.1f} s a sample; {ends}"])
+    return "; ".join([*parts, ends])
 
 
 def median(numbers: dict | None, decimals: int) -> str | None:

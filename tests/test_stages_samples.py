@@ -1,0 +1,183 @@
+"""Samples and reconstructions of the analysis: streaming changes nothing, and the numbers are those of the saved arrays."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+from test_stages import make_context  # noqa: F401 (a fixture)
+
+from unetrep_jax import measures, noise, reconstruction, sampling, stages, storage
+from unetrep_jax.stages import reconstructing, sampled
+from unetrep_jax.storage import InputError
+
+SAMPLER = {"h0": 0.3, "beta": 0.5, "sigma_end": 0.1, "max_steps": 200, "step_size": "fixed"}
+MEAN = np.full((8, 8, 3), 0.5, np.float32)
+
+
+def halving(image):
+    """Its runs end after different numbers of steps."""
+    return image / 2
+
+
+def drawn(denoiser, numbers, places, stretch=4):
+    samples = list(
+        sampled.stream(denoiser, MEAN, numbers, sigma_0=1.0, seed=3, places=places, stretch=stretch, **SAMPLER)
+    )
+    return jax.tree.map(lambda *rows: np.stack(rows), *samples)
+
+
+def test_streamed_samples_are_those_of_the_sampler_in_order(make_context):  # noqa: F811
+    denoiser = make_context().denoiser
+    result = drawn(denoiser, range(11), places=4)
+    assert len(set(result.steps.tolist())) > 1
+
+    @jax.jit
+    def alone(number):
+        start, run = jax.random.split(jax.random.fold_in(jax.random.key(3), number))
+        return sampling.blind_sample(halving, MEAN + jax.random.normal(start, MEAN.shape), run, **SAMPLER)
+
+    for number in range(11):
+        expected = alone(number)
+        assert (expected.steps, expected.stop) == (result.steps[number], result.stop[number])
+        np.testing.assert_allclose(expected.image, result.image[number], rtol=1e-4, atol=1e-6)
+
+
+def test_places_and_stretches_change_no_sample(make_context):  # noqa: F811
+    denoiser = make_context().denoiser
+    expected = drawn(denoiser, range(7), places=7)
+    for places, stretch in ((2, 1), (4, 50)):
+        other = drawn(denoiser, range(7), places=places, stretch=stretch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), other, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b[3:], rtol=1e-4, atol=1e-6),
+        drawn(denoiser, range(3, 7), 2),
+        expected,
+    )
+
+
+def test_copies_of_training_images_show(make_context, tmp_path):  # noqa: F811
+    context = make_context()
+    training = context.training_images().images
+    copies = context.denoiser._replace(denoise=lambda y: jnp.broadcast_to(training[5] / jnp.float32(255), y.shape))
+    stages.run_stages(context._replace(denoiser=copies), ["samples"], [])
+    summary = storage.read_json(tmp_path / "samples" / "summary.json")
+    assert summary["nearest"]["pixels"]["samples"]["median"] < 1e-6 < summary["nearest"]["pixels"]["held_out"]["median"]
+    with np.load(tmp_path / "samples" / "arrays.npz") as arrays:
+        np.testing.assert_array_equal(arrays["pixels/nearest"], np.broadcast_to(training[5], (6, 8, 8, 3)))
+    assert "Copies would lie far below" in stages.write_report(context._replace(denoiser=copies)).read_text()
+
+
+def test_a_denoiser_that_diverges_is_reported_with_the_setting_to_change(make_context, tmp_path, capsys):  # noqa: F811
+    context = make_context()
+    context = context._replace(denoiser=context.denoiser._replace(denoise=lambda y: y + 3 * (y - 0.5)))
+    stages.run_stages(context, ["samples"], [])
+    said = capsys.readouterr().err
+    assert "6 of 6 diverged after" in said and "lower h0" in said
+    assert storage.read_json(tmp_path / "samples" / "summary.json")["stop"]["diverged"] == 6
+    assert "No sample converged" in stages.write_report(context).read_text()
+
+
+def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context, tmp_path):  # noqa: F811
+    context = make_context(published_targets=1)
+    stages.run_stages(context, ["reconstructions"], [])
+    with np.load(tmp_path / "reconstructions" / "arrays.npz") as file:
+        arrays = dict(file)
+    summary = storage.read_json(tmp_path / "reconstructions" / "summary.json")
+    assert set(summary["arms"]) == set(reconstructing.arms(context))
+    images, targets = arrays["schedule/images"], np.repeat(arrays["targets"], 2, axis=0) / np.float32(255)
+    psnr = -10 * np.log10(((images - targets) ** 2).mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose(arrays["schedule/psnr"], psnr, rtol=1e-5)
+    flat = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(images, targets, strict=True)]
+    np.testing.assert_allclose(arrays["schedule/correlation"], flat, rtol=1e-5)
+    ssim = structural_similarity(images[0], targets[0], data_range=1.0, channel_axis=-1, win_size=7)
+    np.testing.assert_allclose(arrays["schedule/ssim"][0], ssim)
+    phi = stages.context.phi_of(context, images)
+    everyone = stages.context.phi(context, "representations", context.working)
+    rows = np.repeat(reconstructing.target_rows(context), 2)
+    expected = (phi * everyone[rows]).sum(1) / np.linalg.norm(phi, axis=1) / np.linalg.norm(everyone[rows], axis=1)
+    np.testing.assert_allclose(arrays["schedule/cosine"], expected, rtol=1e-6)
+    nearer = (((phi[:, None] - everyone) ** 2).sum(-1) < ((phi - everyone[rows]) ** 2).sum(-1)[:, None]).sum(1)
+    np.testing.assert_allclose(arrays["schedule/rank_phi"], nearer + 1, atol=1)
+    assert summary["arms"]["schedule"]["psnr"]["median"] == pytest.approx(np.median(psnr), rel=1e-5)
+    assert (arrays["unmatched/updates"] == 0).all() and np.isnan(arrays["unmatched/last_loss"]).all()
+    assert arrays["published/updates"].shape == (2, 100)
+    page = stages.write_report(context).read_text()
+    assert "published settings" in page and "rank 1" in page
+
+
+def test_an_arm_is_what_reconstruct_gives(make_context, tmp_path):  # noqa: F811
+    context = make_context()
+    arm = reconstructing.arms(context)["adaptive"]
+    reconstructing.reconstruct_arm(context, "adaptive", arm, MEAN, tmp_path / "arm", "key")
+    rows = np.repeat(reconstructing.target_rows(context)[: arm.targets], arm.samples)
+    targets = jnp.asarray(context.images.images[rows] / np.float32(255))
+    keys = noise.image_keys(jax.random.key(context.settings.seed), jnp.arange(len(rows)))
+    expected = reconstruction.reconstruct(
+        context.denoiser, targets, keys, mean=jnp.asarray(MEAN), settings=arm.settings
+    )
+    for name, value in {"images": expected.images, "stop": expected.stop, "seen": expected.log.sigma}.items():
+        np.testing.assert_allclose(np.load(tmp_path / "arm" / f"{name}.npy"), value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reconstruction_killed_within_a_batch_goes_on_there(make_context, tmp_path, monkeypatch):  # noqa: F811
+    context = make_context(reconstruction_batch=4)
+    arm = reconstructing.arms(context)["adaptive"]
+    monkeypatch.setattr(reconstructing, "steps_at_once", lambda settings: 2)
+    reconstructing.reconstruct_arm(context, "a", arm, MEAN, tmp_path / "whole", "key")
+    monkeypatch.setattr(reconstructing, "SAVE_SECONDS", 0)
+    original, calls = reconstructing.Kept.save, []
+
+    def killed(self, *arguments):
+        original(self, *arguments)
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(reconstructing.Kept, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reconstructing.reconstruct_arm(context, "a", arm, MEAN, tmp_path / "cut", "key")
+    assert os.path.exists(tmp_path / ".cut.state.npz")
+    reconstructing.reconstruct_arm(context, "a", arm, MEAN, tmp_path / "cut", "key")
+    parts = -(-int((~np.isnan(np.load(tmp_path / "whole" / "seen.npy"))).sum(axis=1).max()) // 2)
+    assert parts > 2 and len(calls) == parts  # none was made twice
+    for path in (tmp_path / "whole").glob("*.npy"):
+        np.testing.assert_array_equal(np.load(path), np.load(tmp_path / "cut" / path.name))
+    assert not os.path.exists(tmp_path / ".cut.state.npz")
+
+
+BAD = {
+    "samples": (0, "analysis.samples must be 1 or more"),
+    "sample_h0": (1.5, "h0 = 1.5"),
+    "sample_beta": (0.0, "beta = 0"),
+    "sample_sigma_end": (2.0, "sigma_end = 2"),
+    "sample_step_size": ("huge", "'huge'"),
+    "targets": (0, "analysis.targets"),
+    "schedule_sigma_end": (1.0, "schedule_sigma_end = 1"),
+    "schedule_levels": (0, "schedule_levels"),
+    "adaptive_h0": (0.0, "h0 = 0"),
+    "adaptive_sigma_end": (1.0, "sigma_end = 1"),
+    "matching_steps": (0, "matching_steps"),
+    "matching_epsilon": (0.0, "epsilon = 0"),
+}
+
+
+@pytest.mark.parametrize(("key", "bad"), BAD.items(), ids=BAD)
+def test_settings_that_cannot_work_are_refused_in_one_line(key, bad):
+    from configs import default
+
+    settings = default.get_config().analysis
+    settings[key] = bad[0]
+    with pytest.raises(InputError) as error:
+        sampled.check_samples(settings)
+        reconstructing.check_reconstructions(settings)
+    assert bad[1] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_cosines_and_correlations_are_those_of_numpy():
+    a, b = np.random.default_rng(0).standard_normal((2, 5, 9))
+    np.testing.assert_allclose(measures.correlation(a, b), [np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])
+    assert measures.cosine(a, 3 * a) == pytest.approx(np.ones(5)) and np.isnan(measures.cosine(a[0], 0 * a[0]))
+    assert measures.cosine(a[0], -2 * a[0]) == pytest.approx(-1)
