@@ -135,6 +135,15 @@ CASES = {
     "level not in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigma=7", says=("analysis.sigma = 7",)),
     "word in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigmas=(0.0,'x')", says=("analysis.sigmas",)),
     "fewer images than clusters": analyze("--ckpt", "{run}", says=("100 clusters", "24 images", "fewer")),
+    "too large a step": analyze("--ckpt", "{run}", "--config.analysis.sample_h0=2.0", says=("analysis.sample_*", "h0 = 2", "0.01")),
+    "a level that does not fall": analyze(
+        "--ckpt", "{run}", "--config.analysis.sample_sigma_end=1.5", says=("sigma_end = 1.5", "below")
+    ),
+    "no samples": analyze("--ckpt", "{run}", "--config.analysis.samples=0", says=("analysis.samples", "1 or more")),
+    "a schedule that rises": analyze(
+        "--ckpt", "{run}", "--config.analysis.schedule_sigma_end=2.0", says=("schedule_sigma_end = 2",)
+    ),
+    "no targets": analyze("--ckpt", "{run}", "--config.analysis.targets=0", says=("analysis.targets",)),
     "fewer images than none": analyze("--ckpt", "{run}", "--config.analysis.images=-3", says=("analysis.images", "-3")),
     "images from nowhere": analyze("--ckpt", "{run}", "--images", "photos", says=("'photos'", "did you mean")),
     "images of another type": analyze("--ckpt", "{run}", "--images", "{shelf}/float.npy", says=("float32", "uint8")),

@@ -70,14 +70,23 @@ def test_copies_of_training_images_show(make_context, tmp_path):  # noqa: F811
     assert "Copies would lie far below" in stages.write_report(context._replace(denoiser=copies)).read_text()
 
 
-def test_a_denoiser_that_diverges_is_reported_with_the_setting_to_change(make_context, tmp_path, capsys):  # noqa: F811
+@pytest.mark.parametrize("stage", ["samples", "reconstructions"])
+def test_a_denoiser_that_fails_is_refused_with_the_setting_to_change(make_context, tmp_path, stage):  # noqa: F811
     context = make_context()
-    context = context._replace(denoiser=context.denoiser._replace(denoise=lambda y: y + 3 * (y - 0.5)))
-    stages.run_stages(context, ["samples"], [])
-    said = capsys.readouterr().err
-    assert "6 of 6 diverged after" in said and "lower h0" in said
-    assert storage.read_json(tmp_path / "samples" / "summary.json")["stop"]["diverged"] == 6
-    assert "No sample converged" in stages.write_report(context).read_text()
+    bad = {"samples": lambda y: y + 3 * (y - 0.5), "reconstructions": lambda y: y / 0}[stage]
+    context = context._replace(denoiser=context.denoiser._replace(denoise=bad))
+    says = {"samples": "6 of 6 diverged after", "reconstructions": "6 of 6 not_finite after"}[stage]
+    with pytest.raises(InputError, match=f"{says}.* lower h0.*analysis"):
+        stages.run_stages(context, [stage], [])
+    assert not {"samples", "drawn", "reconstructions"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_other_arms_stay_when_the_settings_of_one_change(make_context, tmp_path):  # noqa: F811
+    keys = [
+        {name: reconstructing.arm_key(context, arm) for name, arm in reconstructing.arms(context).items()}
+        for context in (make_context(), make_context(adaptive_h0=0.2))
+    ]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"adaptive"}
 
 
 def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context, tmp_path):  # noqa: F811
@@ -111,7 +120,7 @@ def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context,
 def test_an_arm_is_what_reconstruct_gives(make_context, tmp_path):  # noqa: F811
     context = make_context()
     arm = reconstructing.arms(context)["adaptive"]
-    reconstructing.reconstruct_arm(context, "adaptive", arm, MEAN, tmp_path / "arm", "key")
+    reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "arm")
     rows = np.repeat(reconstructing.target_rows(context)[: arm.targets], arm.samples)
     targets = jnp.asarray(context.images.images[rows] / np.float32(255))
     keys = noise.image_keys(jax.random.key(context.settings.seed), jnp.arange(len(rows)))
@@ -126,7 +135,7 @@ def test_a_reconstruction_killed_within_a_batch_goes_on_there(make_context, tmp_
     context = make_context(reconstruction_batch=4)
     arm = reconstructing.arms(context)["adaptive"]
     monkeypatch.setattr(reconstructing, "steps_at_once", lambda settings: 2)
-    reconstructing.reconstruct_arm(context, "a", arm, MEAN, tmp_path / "whole", "key")
+    reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "whole")
     monkeypatch.setattr(reconstructing, "SAVE_SECONDS", 0)
     original, calls = reconstructing.Kept.save, []
 
@@ -138,9 +147,9 @@ def test_a_reconstruction_killed_within_a_batch_goes_on_there(make_context, tmp_
 
     monkeypatch.setattr(reconstructing.Kept, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        reconstructing.reconstruct_arm(context, "a", arm, MEAN, tmp_path / "cut", "key")
+        reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "cut")
     assert os.path.exists(tmp_path / ".cut.state.npz")
-    reconstructing.reconstruct_arm(context, "a", arm, MEAN, tmp_path / "cut", "key")
+    reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "cut")
     parts = -(-int((~np.isnan(np.load(tmp_path / "whole" / "seen.npy"))).sum(axis=1).max()) // 2)
     assert parts > 2 and len(calls) == parts  # none was made twice
     for path in (tmp_path / "whole").glob("*.npy"):

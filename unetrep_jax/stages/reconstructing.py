@@ -27,6 +27,7 @@ class Arm(NamedTuple):
       settings: of the reconstruction.
       targets, samples: how many targets, how many samples of each.
       denoiser: opens what is used; only its `represent` differs between arms.
+      keys: the settings that it was made from, for messages.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Arm(NamedTuple):
     targets: int
     samples: int
     denoiser: Callable[[], Denoiser]
+    keys: str = "schedule_*, matching_*"
 
 
 def schedule(settings: Any) -> reconstruction.Schedule:
@@ -94,7 +96,7 @@ def arms(context: Context) -> dict[str, Arm]:
     )
     made = {
         "schedule": Arm("fixed schedule", base, targets, settings.samples_per_target, here),
-        "adaptive": Arm("adaptive, blind", adaptive(settings), controls, few, here),
+        "adaptive": Arm("adaptive, blind", adaptive(settings), controls, few, here, "adaptive_*, matching_*"),
         "epsilon": Arm(
             "fixed schedule, Adam's ε as published", base._replace(epsilon=reconstruction.EPSILON), controls, few, here
         ),
@@ -144,11 +146,18 @@ def principal_components(context: Context) -> Callable:
     return lambda y: (y.reshape(len(y), -1) - mean) @ directions
 
 
-def reconstruct_arm(context: Context, name: str, arm: Arm, mean: np.ndarray, folder: Path, key: str) -> None:
+def arm_key(context: Context, arm: Arm) -> str:
+    """Names all that an arm's samples depend on: other arms' settings are not among it."""
+    what = [arm.title, str(arm.settings), arm.targets, arm.samples, context.settings.targets, context.settings.seed]
+    return storage.fingerprint("arm", context.identity, context.images.fingerprint, context.training_identity, what)
+
+
+def reconstruct_arm(context: Context, arm: Arm, mean: np.ndarray, folder: Path) -> None:
     """Streams an arm's samples to disk, target by target; killed, it goes on where it was, within a batch too.
 
     Writes `images` [n h w c], `sigma`, `steps`, `stop` [n], and the log: `first_loss`, `last_loss`, `updates`, `seen` [n, steps].
     """
+    key = arm_key(context, arm)
     if storage.is_complete(folder, key):
         return
     rows, settings = target_rows(context)[: arm.targets], arm.settings

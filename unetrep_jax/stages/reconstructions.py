@@ -1,7 +1,6 @@
 """Images from phi alone: how alike targets and samples are, beside controls; and what one matching does (figures 3, 10 to 13)."""
 
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,12 @@ def run_reconstructions(context: Context, folder: Path, key: str) -> None:
     others = phi(context, "representations", context.working)
     for name, arm in reconstructing.arms(context).items():
         made = context.outdir / "reconstructed" / name
-        reconstructing.reconstruct_arm(context, name, arm, mean, made, storage.fingerprint(name, key))
+        reconstructing.reconstruct_arm(context, arm, mean, made)
         saved = {path.stem: np.load(path) for path in made.glob("*.npy")}
-        tell_failures(arm.title, saved)
+        refuse_or_tell(saved, arm.title, f"analysis.{arm.keys}", made)
         summary["arms"][name] = {"title": arm.title, "settings": settings_of(arm)}
         summary["arms"][name] |= measured(context, arm, saved, rows, others, arrays, name)
-        arrays |= {f"{name}/{key}": saved[key] for key in ("images", "stop", "steps", "sigma", "seen")}
-        arrays |= {f"{name}/{key}": saved[key] for key in ("first_loss", "last_loss", "updates")}
+        arrays |= {f"{name}/{kind}": value for kind, value in saved.items()}
     summary["unrelated"] = unrelated(context, rows, others)
     one = one_matching(context, rows[:MATCHED])
     arrays |= {f"matching/{name}": value for name, value in one.items()}
@@ -46,14 +44,6 @@ def settings_of(arm: reconstructing.Arm) -> dict:
     if levels := settings.pop("sigmas", None):
         settings |= {"levels": len(levels), "sigma_0": levels[0], "sigma_end": levels[-1]}
     return settings | {"targets": arm.targets, "samples": arm.samples}
-
-
-def tell_failures(title: str, saved: Arrays) -> None:
-    """One line on the error stream for each way in which samples failed."""
-    for code in set(saved["stop"].tolist()) - {sampling.CONVERGED}:
-        which = np.flatnonzero(saved["stop"] == code)
-        line = sampling.explain(code, float(saved["sigma"][which[0]]), int(saved["steps"][which[0]]))
-        print(f"{title}: {len(which)} of {len(saved['stop'])} {line} (analysis.adaptive_*)", file=sys.stderr)
 
 
 def measured(

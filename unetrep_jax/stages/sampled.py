@@ -1,5 +1,6 @@
 """Samples of the denoiser's implicit prior, and the training image nearest to each, so that copying would show."""
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def run_samples(context: Context, folder: Path, key: str) -> None:
     drawn = context.outdir / "drawn"
     draw(context, drawn, storage.fingerprint("drawn", key))
     arrays: Arrays = {name: np.load(drawn / f"{name}.npy") for name in sampling.Sample._fields}
-    tell_failures(arrays)
+    refuse_or_tell(arrays, "samples", "analysis.sample_*", drawn)
     good = np.flatnonzero(arrays["stop"] == sampling.CONVERGED)
     summary: dict = {
         "samples": len(arrays["stop"]),
@@ -66,12 +67,21 @@ def run_samples(context: Context, folder: Path, key: str) -> None:
     write_stage(folder, key, arrays, summary)
 
 
-def tell_failures(arrays: Arrays) -> None:
-    """One line on the error stream for each way in which samples failed."""
-    for code in set(arrays["stop"].tolist()) - {sampling.CONVERGED}:
-        which = np.flatnonzero(arrays["stop"] == code)
-        line = sampling.explain(code, float(arrays["sigma"][which[0]]), int(arrays["steps"][which[0]]))
-        print(f"samples: {len(which):,} of {len(arrays['stop']):,} {line} (analysis.sample_*)", file=sys.stderr)
+def refuse_or_tell(saved: Arrays, label: str, keys: str, folder: Path) -> None:
+    """One line on the error stream for each way in which samples failed.
+
+    Raises:
+      InputError: all of them diverged or are not finite; the folder that they were saved in is removed.
+    """
+    stops, failed = saved["stop"], (sampling.DIVERGED, sampling.NOT_FINITE)
+    for code in sorted(set(stops.tolist()) - {sampling.CONVERGED}):
+        which = np.flatnonzero(stops == code)
+        why = sampling.explain(code, float(saved["sigma"][which[0]]), int(saved["steps"][which[0]]))
+        line = f"{label}: {len(which):,} of {len(stops):,} {why} ({keys})"
+        if np.isin(stops, failed).all():
+            shutil.rmtree(folder)
+            raise InputError(line)
+        print(line, file=sys.stderr)
 
 
 def draw(context: Context, folder: Path, key: str) -> None:
@@ -219,7 +229,7 @@ def section_samples(context: Context, arrays: Arrays, summary: dict) -> Any:
     ]
     shown = arrays["image"][converged][:32]
     if not len(shown):
-        return report.Section("Samples", [*text, "**No sample converged.**"])
+        return report.Section("Samples", [*text, "**No sample converged in so many steps.**"])
     rows = [shown[i : i + 8] for i in range(0, len(shown), 8)]
     pictures = [
         picture(
