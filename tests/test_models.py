@@ -216,3 +216,39 @@ def test_an_image_size_that_does_not_divide_is_refused(small):
     model, params, _ = small
     with pytest.raises(InputError, match="divisible by 8, got 12x16"):
         model.apply({"params": params}, jnp.zeros((1, 12, 16, 3)))
+
+
+def test_convolve_and_its_gradients_are_those_of_the_plain_convolution():
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 5, 7, 3)), jax.random.normal(keys[1], (3, 3, 3, 4))
+    weights = jax.random.normal(keys[2], (2, 5, 7, 4))
+
+    def cubes(convolution):
+        return lambda x, kernel: jnp.sum(weights * convolution(x, kernel) ** 3)
+
+    np.testing.assert_allclose(models.convolve(x, kernel), plain(x, kernel), rtol=1e-5, atol=1e-5)
+    for argument in (0, 1):
+        ours, theirs = (jax.grad(cubes(c), argument)(x, kernel) for c in (models.convolve, plain))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3 * np.abs(theirs).max())
+    ours, theirs = (
+        jax.grad(lambda x, c=c: jnp.sum(jax.grad(cubes(c))(x, kernel) ** 2))(x) for c in (models.convolve, plain)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_gradients_in_loops_need_no_reversed_convolution():
+    model = models.build("unet", channels=(2, 4), mid_depth=1, encoder_depth=1, decoder_depth=1)
+    here = denoiser.bind(model, models.init_params(model, jax.random.key(0)))
+
+    def descend(y):
+        return jax.lax.fori_loop(0, 3, lambda _, y: y - jax.grad(lambda y: here.represent(y).sum())(y), y)
+
+    text = jax.jit(descend).lower(jnp.zeros((1, 4, 4, 3))).as_text()
+    windows = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(windows) >= 4
+    assert all("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line and "reverse = [true" not in line for line in windows)

@@ -592,9 +592,27 @@ def test_a_centroid_collapses_the_phi_of_any_number_of_images(centroid, collapse
 
 
 def test_a_conditioners_mask_multiplies_its_phi():
-    mask = jnp.array([1.0, 0, 1, 1, 0, 1, 0.5, 1])
-    result = reconstructed(rec.Conditioner(images=prior_images(1), mask=mask), keys_of(2), SHORT)
-    direct = reconstructed(texture(prior_images(1))[0] * mask, keys_of(2), SHORT)
+    masks = jnp.array([[1.0, 0, 1, 1, 0, 1, 0.5, 1], [0, 1, 1, 1, 1, 1, 1, 1]])
+    result = reconstructed(rec.Conditioner(images=prior_images(1), mask=masks), keys_of(2), SHORT)
+    direct = reconstructed(texture(prior_images(1)) * masks, keys_of(2), SHORT)
+    chex.assert_trees_all_close(result, direct, rtol=1e-4, atol=1e-6)
+    first = reconstructed(rec.Conditioner(images=prior_images(1), mask=masks[0]), keys_of(2), SHORT)
+    np.testing.assert_allclose(first.images[0], direct.images[0], atol=1e-5)
+    assert jnp.abs(first.images[1] - direct.images[1]).max() > 1e-3
+
+
+def test_the_largest_channels_are_kept_and_the_others_set_to_zero():
+    phi = jnp.array([[0.5, 3.0, 2.0, 0.0], [5.0, 1.0, 1.0, 4.0]])
+    np.testing.assert_array_equal(rec.keep_largest(phi, 2), [[0, 3, 2, 0], [5, 0, 0, 4]])
+    np.testing.assert_array_equal(rec.keep_largest(phi, 3), [[0.5, 3, 2, 0], [5, 1, 0, 4]])
+    np.testing.assert_array_equal(rec.keep_largest(phi, 4), phi)
+
+
+def test_keeping_the_largest_channels_of_a_target_is_masking_its_others():
+    phi = texture(prior_images(2))
+    kept = phi >= jnp.sort(phi, axis=1)[:, 5:6]  # the three largest of eight
+    result = reconstructed(rec.Conditioner(images=prior_images(2), keep=3), keys_of(2), SHORT)
+    direct = reconstructed(phi * kept, keys_of(2), SHORT)
     chex.assert_trees_all_close(result, direct, rtol=1e-4, atol=1e-6)
 
 
@@ -656,6 +674,18 @@ def test_a_run_that_leaves_its_steps_unfinished_says_so():
     np.testing.assert_array_equal(result.stop, sampling.MAX_STEPS)
     np.testing.assert_array_equal(result.steps, 3)
     assert (result.sigma > 0.01).all() and result.log.sigma.shape == (2, 3)
+
+
+def test_an_image_that_arrives_by_matching_is_not_moved_on():
+    settings, quiet = RUNS["adaptive"]._replace(matching_steps=0), prior_images(1)
+    start = rec.begin(MEAN, keys_of(2), settings)
+    start = start._replace(images=start.images.at[0].set(quiet[0]))  # as if matching had brought it there
+    target = rec.Conditioner(images=quiet)
+    state, log = jax.jit(lambda state: rec.advance(a_denoiser(), target, state, settings=settings, steps=1))(start)
+    np.testing.assert_array_equal(state.images[0], quiet[0])
+    np.testing.assert_array_equal(state.stop, [sampling.CONVERGED, sampling.RUNNING])
+    np.testing.assert_array_equal(state.step, [0, 1])
+    np.testing.assert_array_equal(state.sigma[0], log.sigma[0, 0])
 
 
 def failing_denoise(images):
@@ -740,7 +770,9 @@ TARGETS = [
     (rec.Conditioner(images=jnp.ones((1, *SHAPE)), phi=jnp.ones(8)), "give one of them"),
     (rec.Conditioner(images=jnp.ones((3, *SHAPE)), centroid="median"), "'median' is unknown. Known: mean, max"),
     (rec.Conditioner(phi=jnp.ones(8), centroid="mean"), "without centroid"),
-    (rec.Conditioner(phi=jnp.ones(8), mask=jnp.ones(5)), "mask of shape (5,) does not fit 8 channels"),
+    (rec.Conditioner(phi=jnp.ones(8), mask=jnp.ones(5)), "mask of shape (5,) does not fit"),
+    (rec.Conditioner(phi=jnp.ones(8), keep=9), "keep = 9"),
+    (rec.Conditioner(phi=jnp.ones(8), keep=-1), "keep = -1"),
 ]
 
 
@@ -759,7 +791,7 @@ def test_a_mean_image_that_is_not_finite_is_refused(settings):
     message = refusal(
         lambda: rec.reconstruct(a_denoiser(), jnp.ones(8), keys_of(2), mean=NOT_A_NUMBER[0], settings=settings)
     )
-    assert "start has 2 of 128 values" in message
+    assert "mean image has 2 of 128 values" in message
 
 
 def test_no_samples_at_all_are_refused():

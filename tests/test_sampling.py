@@ -545,17 +545,20 @@ def test_a_start_below_the_last_noise_level_is_denoised_and_not_changed():
 
 
 @QUICK
-@pytest.mark.parametrize(("rms", "beta", "steps"), [(1.0, 1.0, 3), (0.1, 1.0, 8), (1.0, 0.5, 2)])
-def test_a_denoiser_that_amplifies_is_stopped_at_twice_the_first_level_or_two(rms, beta, steps):
+@pytest.mark.parametrize(
+    ("rms", "h0", "beta", "steps"),
+    [(1.0, 0.1, 1.0, 3), (0.1, 0.1, 1.0, 8), (1.0, 0.1, 0.5, 2), (1.0, 0.32, 1.0, 2), (1.0, 0.34, 1.0, 1)],
+)
+def test_a_denoiser_that_amplifies_is_stopped_at_twice_the_first_level_or_two(rms, h0, beta, steps):
     """f(y) = y + 3 (y - m) multiplies y - m by 1 + 3h, and its level is 3 times that of y - m.
 
     h = 0.1, no noise: 1.3^3 is the first power above 2, and 1.3^8 * 0.3 the first such product above 2. With beta = 0.5 the factor
-    is sqrt(1.3^2 + 9 g^2) = 1.588 a step, of which the second power is the first above 2.
+    is sqrt(1.3^2 + 9 g^2) = 1.588 a step, of which the second power is the first above 2. h = 0.32 and 0.34: 1.96 and 2.02.
     """
     m = random_image(0, (64, 64, 1))
-    sample = run(lambda y: y + 3 * (y - m), m + unit_start(rms, m.shape), beta=beta)
+    sample = run(lambda y: y + 3 * (y - m), m + unit_start(rms, m.shape), h0=h0, beta=beta)
     assert (int(sample.stop), int(sample.steps)) == (sampling.DIVERGED, steps)
-    factor = math.sqrt(1.3**2 + 9 * put_back(0.1, beta) ** 2)
+    factor = math.sqrt((1 + 3 * h0) ** 2 + 9 * put_back(h0, beta) ** 2)
     assert float(sample.sigma) == pytest.approx(3 * rms * factor**steps, rel=1e-4 if beta == 1 else 0.05)
     assert float(sample.sigma) > 2 * max(3 * rms, 1)
 

@@ -36,7 +36,7 @@ LEARNING_RATE = 0.01  # of Adam on the pixels, intensity units (authors' code)
 # Of Adam (authors' code, PyTorch's default). They minimise the mean over a batch of n, whose gradient is 1/n of an image's own:
 # their epsilon is n times as large for an image, 3.2e-7 for their batches of 32.
 EPSILON = 1e-8
-DIVERGED_AT = 5.0  # noise level, RMS per pixel (authors' code)
+DIVERGED_AT = 5.0  # noise level, RMS per pixel, above which an `Adaptive` has diverged (authors' code)
 CENTROIDS: dict[str, Callable] = {"mean": jnp.mean, "max": jnp.max}
 
 
@@ -118,11 +118,11 @@ def match(
         )
 
     def going(carry):
-        _, _, _, moving, step, _ = carry
+        _, _, _, moving, step, _, _ = carry
         return moving.any() & (step < max_steps)
 
     def body(carry):
-        images, state, first, moving, step, history = carry
+        images, state, first, moving, step, made, history = carry
         (_, losses), gradients = jax.value_and_grad(losses_of, has_aux=True)(images)
         changes, state = jax.vmap(update)(gradients, state, images, targets, losses)
         images = jnp.where(_over_pixels(moving), images + changes, images)
@@ -130,13 +130,13 @@ def match(
         first = jnp.where(step == 0, losses, first)
         below = losses <= tolerance * first
         still = moving & ~below if freeze else moving & ~jnp.all(below | ~moving)
-        return images, state, first, still, step + 1, history
+        return images, state, first, still, step + 1, made + moving, history
 
     history = jnp.full((len(images), max_steps), jnp.nan, jnp.float32)
     state = jax.vmap(optimizer.init)(images)
-    start = (images, state, jnp.zeros(len(images), jnp.float32), active, jnp.int32(0), history)
-    images, _, first, _, _, history = jax.lax.while_loop(going, body, start)
-    steps = jnp.sum(~jnp.isnan(history), axis=1).astype(jnp.int32)
+    none = jnp.zeros(len(images), jnp.int32)
+    start = (images, state, jnp.zeros(len(images), jnp.float32), active, jnp.int32(0), none, history)
+    images, _, first, _, _, steps, history = jax.lax.while_loop(going, body, start)
     converged = jnp.any(history <= tolerance * first[:, None], axis=1)
     return Matched(images, history, steps, converged)
 
@@ -148,6 +148,12 @@ def _masked(targets, mask):
     if mask.shape not in (targets.shape, targets.shape[1:]):
         raise InputError(f"a mask of shape {mask.shape} does not fit targets of shape {targets.shape}.")
     return targets * jnp.broadcast_to(mask, targets.shape)
+
+
+def keep_largest(phi: Representation, count: int) -> Representation:
+    """phi with all but its `count` largest channels set to zero (of equal ones, the first)."""
+    kept = jax.lax.top_k(phi, count)[1]
+    return phi * jax.vmap(lambda row, index: jnp.zeros_like(row).at[index].set(1))(phi, kept)
 
 
 def _over_pixels(per_image):
@@ -223,13 +229,15 @@ class Conditioner(NamedTuple):
       images: [b h w c], one for each sample; or [1 h w c], for all; or, with `centroid`, any number, whose phi is collapsed.
       phi: [k], or [b k] with one for each sample, at all levels; or [levels, 1 or b, k], one for each level of a `Schedule`.
       centroid: "mean" or "max" (elementwise) over the images' phi; "" for none.
-      mask: [k], multiplies the target: 0 drives a channel to zero.
+      mask: [k], or [b k] with one for each sample; multiplies the target: 0 drives a channel to zero.
+      keep: only so many of a target's largest channels are kept, the others driven to zero; 0 keeps all.
     """
 
     images: Images | None = None
     phi: Array | None = None
     centroid: str = ""
-    mask: Float[Array, " k"] | None = None
+    mask: Float[Array, " k"] | Float[Array, "b k"] | None = None
+    keep: int = 0
 
 
 class Progress(NamedTuple):
@@ -237,7 +245,7 @@ class Progress(NamedTuple):
 
     Attributes:
       images: current images [b h w c].
-      sigma: noise level [b]: of an `Adaptive`, as last seen; of a `Schedule`, the level just done.
+      sigma: noise level last seen by the denoiser [b], RMS per pixel.
       step: levels, or score steps, made [b].
       stop: RUNNING or why it ended [b]; see `sampling`.
       keys: one for each image [b]; all randomness comes from it and the step.
@@ -304,12 +312,16 @@ def check(settings: Settings) -> None:
     else:
         names = ("h0", "beta", "sigma_0", "sigma_end", "max_steps", "step_size")
         sampling.check(**{name: getattr(settings, name) for name in names})
+        if settings.sigma_0 >= DIVERGED_AT:
+            raise InputError(
+                f"sigma_0 = {settings.sigma_0:g} must be below {DIVERGED_AT:g}, which counts as divergence."
+            )
     for name, least in (("draws", 1), ("matching_steps", 0)):
         if getattr(settings, name) < least:
             raise InputError(f"{name} = {getattr(settings, name)} must be {least} or more.")
     for name in ("learning_rate", "epsilon"):
         if not 0 < getattr(settings, name) < math.inf:
-            raise InputError(f"{name} = {getattr(settings, name):g} must be above 0.")
+            raise InputError(f"{name} = {getattr(settings, name):g} must be above 0 and finite.")
     if not 0 <= settings.tolerance < 1:
         raise InputError(
             f"tolerance = {settings.tolerance:g} must be at least 0 and below 1: a share of the first loss."
@@ -343,12 +355,19 @@ def check_conditioner(denoiser: Denoiser, conditioner: Conditioner, start: Image
                 f"a target phi of shape {shape} fits none of {permitted[: 5 if levels else 3]} (channels; samples and channels; "
                 "levels, samples and channels), without centroid."
             )
-    if conditioner.mask is not None and conditioner.mask.shape != (width,):
-        raise InputError(f"a mask of shape {conditioner.mask.shape} does not fit {width} channels.")
-    for name, value in (("conditioner", conditioner.images), ("target phi", conditioner.phi), ("start", start)):
+    if conditioner.mask is not None and conditioner.mask.shape not in ((width,), (count, width)):
+        raise InputError(f"a mask of shape {conditioner.mask.shape} does not fit {count} samples of {width} channels.")
+    if not 0 <= conditioner.keep <= width:
+        raise InputError(f"keep = {conditioner.keep} must be 0 (all) to {width}, the number of channels.")
+    for name, value in (
+        ("conditioner", conditioner.images),
+        ("target phi", conditioner.phi),
+        ("mask", conditioner.mask),
+        ("mean image", start),
+    ):
         if value is None or isinstance(value, jax.core.Tracer):
             continue
-        if bad := int(jnp.sum(~jnp.isfinite(value))):
+        if bad := int(np.sum(~np.isfinite(np.asarray(value)))):
             raise InputError(f"the {name} has {bad:,} of {value.size:,} values that are NaN or infinite.")
 
 
@@ -372,6 +391,8 @@ def reconstruct(
     Raises:
       InputError: settings or a target that cannot be used.
     """
+    if len(keys) == 0:
+        raise InputError("0 samples were asked for: give one key for each sample, 1 or more.")
     if not isinstance(target, Conditioner):
         target = Conditioner(images=target) if target.ndim == 4 else Conditioner(phi=target)
     check(settings)
@@ -502,10 +523,11 @@ def _matched(denoiser, conditioner, state, y, sigma, running, settings):
     if settings.matching_steps == 0:
         none = jnp.full(len(y), jnp.nan, jnp.float32)
         return y, Log(none, none, jnp.zeros(len(y), jnp.int32), none)
+    target = target_phi(denoiser, conditioner, state, sigma, settings)
     result = match(
         denoiser.represent,
         y,
-        target_phi(denoiser, conditioner, state, sigma, settings),
+        keep_largest(target, conditioner.keep) if conditioner.keep else target,
         mask=conditioner.mask,
         optimizer=adam(settings),
         max_steps=settings.matching_steps,

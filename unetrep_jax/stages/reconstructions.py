@@ -349,7 +349,7 @@ def matching_figures(context: Context, arrays: Arrays) -> list:
     return [
         picture(
             context,
-            figures.image_rows([row[:8] for row in rows], [""] * len(rows), headings),
+            figures.image_rows([row[:4] for row in rows], [""] * len(rows), headings),
             "one_matching",
             "One matching: another image's noisy version is moved until its phi is the target's (figures 11, 12).",
         ),
