@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 from unetrep_jax import devices, figures, measures, neighbours, noise, reconstruction, report, sampling, storage
 from unetrep_jax.stages import reconstructing
 from unetrep_jax.stages.context import Arrays, Context, mean_colour, phi, phi_of, picture, quartiles_of, write_stage
+from unetrep_jax.stages.sampled import refuse_or_tell
 
 SHOWN_LEVELS = (30.0, 100.0, 255.0)  # x 255: of the figure of one matching
 UPDATES = 100  # of that matching
