@@ -41,7 +41,7 @@ def get_config():
     config.analysis.sample_sigma_0 = 0.5
     config.analysis.targets = 4
     config.analysis.samples_per_target = 2
-    config.analysis.control_targets = 2
+    config.analysis.control_targets = 0
     config.analysis.published_targets = 0
     config.analysis.schedule_sigma_0 = 0.5
     config.analysis.schedule_levels = 10

@@ -116,14 +116,15 @@ def step_size_at(step: Int[Array, "*b"] | int, h0: float, step_size: str) -> Flo
     """h_t for step t = 1, 2, ...: h0, or h0 t / (1 + h0 (t - 1)), which grows from h0 to 1."""
     if step_size == "fixed":
         return jnp.asarray(h0, jnp.float32)
-    return h0 * step / (1 + h0 * (step - 1.0))
+    return jnp.asarray(h0 * step / (1 + h0 * (step - 1.0)), jnp.float32)
 
 
 def added_noise(
     sigma: Float[Array, "*b"], h: float | Float[Array, "*b"] | Scalar, beta: float | Scalar
 ) -> Float[Array, "*b"]:
     """gamma: the deviation of the noise to add, so that the level falls by the factor 1 - beta h."""
-    return sigma * jnp.sqrt((1 - beta * h) ** 2 - (1 - h) ** 2)
+    # (1 - beta h)^2 - (1 - h)^2 in factors: compiled, the difference would round below 0 where it is 0 (beta = 1).
+    return sigma * jnp.sqrt(h * (1 - beta) * (2 - h * (1 + beta)))
 
 
 def blind_step(
