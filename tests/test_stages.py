@@ -17,7 +17,7 @@ SETTINGS = {
     "sigmas": (0.0, 50.0, 100.0), "sigma": 100.0, "draws": 2, "batch_size": 16, "clusters": (3, 5), "cluster_seeds": 2,
     "cluster_runs": 2, "seed": 0, "first_images": 10, "spectrum_images": 50, "untrained_images": 30, "images": 0,
     "samples": 6, "copy_images": 0, "sample_sigma_0": 1.0, "sample_sigma_end": 0.1, "sample_h0": 0.3, "sample_beta": 0.5,
-    "sample_step_size": "fixed", "sample_max_steps": 200, "targets": 3, "samples_per_target": 2, "control_targets": 2,
+    "sample_step_size": "fixed", "sample_max_steps": 200, "targets": 3, "samples_per_target": 2, "control_targets": 0,
     "published_targets": 0, "schedule_levels": 3, "schedule_sigma_0": 1.0, "schedule_sigma_end": 0.1, "target_draws": 2,
     "matching_steps": 4, "matching_epsilon": 1e-20, "adaptive_sigma_end": 0.1, "adaptive_h0": 0.3, "adaptive_beta": 0.5,
     "adaptive_max_steps": 10, "reconstruction_batch": 2,

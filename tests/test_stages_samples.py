@@ -84,13 +84,13 @@ def test_a_denoiser_that_fails_is_refused_with_the_setting_to_change(make_contex
 def test_other_arms_stay_when_the_settings_of_one_change(make_context, tmp_path):  # noqa: F811
     keys = [
         {name: reconstructing.arm_key(context, arm) for name, arm in reconstructing.arms(context).items()}
-        for context in (make_context(), make_context(adaptive_h0=0.2))
+        for context in (make_context(control_targets=1), make_context(control_targets=1, adaptive_h0=0.2))
     ]
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"adaptive"}
 
 
 def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context, tmp_path):  # noqa: F811
-    context = make_context(published_targets=1)
+    context = make_context(control_targets=1, published_targets=1, schedule_levels=2)
     stages.run_stages(context, ["reconstructions"], [])
     with np.load(tmp_path / "reconstructions" / "arrays.npz") as file:
         arrays = dict(file)
@@ -118,7 +118,7 @@ def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context,
 
 
 def test_an_arm_is_what_reconstruct_gives(make_context, tmp_path):  # noqa: F811
-    context = make_context()
+    context = make_context(control_targets=2)
     arm = reconstructing.arms(context)["adaptive"]
     reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "arm")
     rows = np.repeat(reconstructing.target_rows(context)[: arm.targets], arm.samples)
@@ -132,7 +132,7 @@ def test_an_arm_is_what_reconstruct_gives(make_context, tmp_path):  # noqa: F811
 
 
 def test_a_reconstruction_killed_within_a_batch_goes_on_there(make_context, tmp_path, monkeypatch):  # noqa: F811
-    context = make_context(reconstruction_batch=4)
+    context = make_context(reconstruction_batch=4, control_targets=2)
     arm = reconstructing.arms(context)["adaptive"]
     monkeypatch.setattr(reconstructing, "steps_at_once", lambda settings: 2)
     reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "whole")
