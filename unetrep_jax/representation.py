@@ -74,6 +74,16 @@ def channel_averages(denoiser: Denoiser, images: Float[Array, "b h w c"]) -> tup
     return tuple(spatial_mean(activations[last[name]]) for name in represented_blocks(denoiser))
 
 
+def noisy_draws(
+    seed: int, sigma: Array, rows: tuple[Array, Int[Array, " b"]]
+) -> tuple[Float[Array, "b h w c"], Callable]:
+    """(clean images in [0, 1], draw -> clean + sigma z), with noise from (seed, sigma, the image's index, draw) alone."""
+    images, index = rows
+    clean = noise.to_unit(images)
+    key = noise.level_key(jax.random.key(seed), sigma)
+    return clean, lambda draw: noise.add_noise(noise.image_keys(jax.random.fold_in(key, draw), index), clean, sigma)
+
+
 def noise_averages(denoiser: Denoiser, *, seed: int) -> Callable:
     """The sweep's step: ((sigma, draws), (images, index)) -> (mean [b, K], variance [b, blocks]).
 
@@ -84,13 +94,10 @@ def noise_averages(denoiser: Denoiser, *, seed: int) -> Callable:
 
     def step(constants: tuple[Array, Array], rows: tuple[Array, Int[Array, " b"]]):
         sigma, draws = constants
-        images, index = rows
-        clean = noise.to_unit(images)
-        level_key = noise.level_key(jax.random.key(seed), sigma)
+        clean, noisy = noisy_draws(seed, sigma, rows)
 
         def body(draw, moments):
-            keys = noise.image_keys(jax.random.fold_in(level_key, draw), index)
-            new = channel_averages(denoiser, noise.add_noise(keys, clean, sigma))
+            new = channel_averages(denoiser, noisy(draw))
             # Welford's update: one pass, no cancellation.
             means = tuple(mean + (a - mean) / (draw + 1) for a, (mean, _) in zip(new, moments, strict=True))
             return tuple(
@@ -113,13 +120,10 @@ def noise_averages_of(represent: Callable, *, seed: int) -> Callable:
 
     def step(constants: tuple[Array, Array], rows: tuple[Array, Int[Array, " b"]]):
         sigma, draws = constants
-        images, index = rows
-        clean = noise.to_unit(images)
-        level_key = noise.level_key(jax.random.key(seed), sigma)
+        clean, noisy = noisy_draws(seed, sigma, rows)
 
         def body(draw, total):
-            keys = noise.image_keys(jax.random.fold_in(level_key, draw), index)
-            return total + represent(noise.add_noise(keys, clean, sigma)) / draws
+            return total + represent(noisy(draw)) / draws
 
         zero = jnp.zeros(jax.eval_shape(represent, clean).shape, jnp.float32)
         return jax.lax.fori_loop(0, draws, body, zero)
