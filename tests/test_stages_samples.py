@@ -1,5 +1,6 @@
 """Samples and reconstructions of the analysis: streaming changes nothing, and the numbers are those of the saved arrays."""
 
+import itertools
 import os
 
 import jax
@@ -10,52 +11,95 @@ from skimage.metrics import structural_similarity
 from test_stages import make_context  # noqa: F401 (a fixture)
 
 from unetrep_jax import measures, noise, reconstruction, sampling, stages, storage
-from unetrep_jax.stages import reconstructing, sampled
+from unetrep_jax.stages import kept, reconstructing, sampled
 from unetrep_jax.storage import InputError
 
-SAMPLER = {"h0": 0.3, "beta": 0.5, "sigma_end": 0.1, "max_steps": 200, "step_size": "fixed"}
 MEAN = np.full((8, 8, 3), 0.5, np.float32)
 
 
-def halving(image):
-    """Its runs end after different numbers of steps."""
-    return image / 2
+def drawn(context, folder):
+    sampled.draw(context, folder)
+    return {path.stem: np.load(path) for path in folder.glob("*.npy")}
 
 
-def drawn(denoiser, numbers, places, stretch=4):
-    samples = list(
-        sampled.stream(denoiser, MEAN, numbers, sigma_0=1.0, seed=3, places=places, stretch=stretch, **SAMPLER)
-    )
-    return jax.tree.map(lambda *rows: np.stack(rows), *samples)
-
-
-def test_streamed_samples_are_those_of_the_sampler_in_order(make_context):  # noqa: F811
-    denoiser = make_context().denoiser
-    result = drawn(denoiser, range(11), places=4)
-    assert len(set(result.steps.tolist())) > 1
+def test_drawn_samples_are_those_of_the_sampler_in_any_batches(make_context, tmp_path):  # noqa: F811
+    context = make_context(samples=7)
+    mean, settings = stages.context.mean_colour(context), sampled.sampler(context.settings)
 
     @jax.jit
     def alone(number):
-        start, run = jax.random.split(jax.random.fold_in(jax.random.key(3), number))
-        return sampling.blind_sample(halving, MEAN + jax.random.normal(start, MEAN.shape), run, **SAMPLER)
+        start, run = jax.random.split(jax.random.fold_in(jax.random.key(context.settings.seed), number))
+        noise = jax.random.normal(start, mean.shape)
+        return sampling.blind_sample(lambda image: image / 2, mean + noise, run, **settings)
 
-    for number in range(11):
-        expected = alone(number)
-        assert (expected.steps, expected.stop) == (result.steps[number], result.stop[number])
-        np.testing.assert_allclose(expected.image, result.image[number], rtol=1e-4, atol=1e-6)
+    expected = jax.tree.map(lambda *rows: np.stack(rows), *(alone(number) for number in range(7)))
+    assert len(set(expected.steps.tolist())) > 1
+    for batch in (7, 2):
+        result = drawn(make_context(samples=7, batch_size=batch), tmp_path / str(batch))
+        for name, value in expected._asdict().items():
+            np.testing.assert_allclose(result[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_places_and_stretches_change_no_sample(make_context):  # noqa: F811
-    denoiser = make_context().denoiser
-    expected = drawn(denoiser, range(7), places=7)
-    for places, stretch in ((2, 1), (4, 50)):
-        other = drawn(denoiser, range(7), places=places, stretch=stretch)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), other, expected)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b[3:], rtol=1e-4, atol=1e-6),
-        drawn(denoiser, range(3, 7), 2),
-        expected,
-    )
+def killed_after(monkeypatch, saves):
+    """Makes `Kept` save at each look, and the computation end at save number `saves`; counts them."""
+    monkeypatch.setattr(kept, "SAVE_SECONDS", 0)
+    original, calls = kept.Kept.save, []
+
+    def save(self, *arguments):
+        original(self, *arguments)
+        calls.append(arguments)
+        if len(calls) == saves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept.Kept, "save", save)
+    return calls
+
+
+def test_drawing_killed_within_a_batch_goes_on_there(make_context, tmp_path, monkeypatch):  # noqa: F811
+    context = make_context(samples=4)
+    monkeypatch.setattr(sampled, "STRETCH", 2)
+    whole = drawn(context, tmp_path / "whole")
+    calls = killed_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        sampled.draw(context, tmp_path / "cut")
+    other_batches = drawn(make_context(samples=4, batch_size=3), tmp_path / "cut")  # of another size: begun anew
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        sampled.draw(context, tmp_path / "again")
+    again = drawn(context, tmp_path / "again")
+    assert len(calls) == -(-(int(whole["steps"].max()) + 1) // 2) > 2  # none was made twice
+    for name, value in whole.items():
+        np.testing.assert_array_equal(again[name], value)
+        np.testing.assert_allclose(other_batches[name], value, rtol=1e-4, atol=1e-6)
+    assert not list(tmp_path.glob(".*.npz"))
+
+
+def test_samples_stay_when_only_what_they_are_compared_with_changes(make_context, tmp_path):  # noqa: F811
+    written = set()
+    for changed in ({}, {"copy_images": 5, "sigma": 50.0}):
+        stages.run_stages(make_context(**changed), ["samples"], [])
+        written.add((tmp_path / "drawn" / "image.npy").stat().st_mtime_ns)
+    assert len(written) == 1
+
+
+def test_phi_of_training_images_goes_on_where_it_was(make_context, tmp_path, monkeypatch):  # noqa: F811
+    context = make_context()
+    images, folder = context.images.images, tmp_path / "phi"
+    monkeypatch.setattr(storage.time, "monotonic", itertools.count(0, 10).__next__)  # time to record, at every look
+    original, calls = storage.RowWriter.append, []
+
+    def append(self, **rows):
+        original(self, **rows)
+        calls.append(rows)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.RowWriter, "append", append)
+    with pytest.raises(KeyboardInterrupt):
+        stages.context.phi_to(folder, context, images, "phi")
+    result = stages.context.phi_to(folder, context, images, "phi")
+    assert len(calls) == -(-len(images) // context.settings.batch_size)
+    np.testing.assert_array_equal(result, stages.context.phi_of(context, images))
 
 
 def test_copies_of_training_images_show(make_context, tmp_path):  # noqa: F811
@@ -136,16 +180,7 @@ def test_a_reconstruction_killed_within_a_batch_goes_on_there(make_context, tmp_
     arm = reconstructing.arms(context)["adaptive"]
     monkeypatch.setattr(reconstructing, "steps_at_once", lambda settings: 2)
     reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "whole")
-    monkeypatch.setattr(reconstructing, "SAVE_SECONDS", 0)
-    original, calls = reconstructing.Kept.save, []
-
-    def killed(self, *arguments):
-        original(self, *arguments)
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(reconstructing.Kept, "save", killed)
+    calls = killed_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         reconstructing.reconstruct_arm(context, arm, MEAN, tmp_path / "cut")
     assert os.path.exists(tmp_path / ".cut.state.npz")

@@ -103,7 +103,7 @@ def check(
 
 def explain(stop: int, sigma: float, steps: int) -> str:
     """One line for a person: why a run ended and, where it failed, what to change."""
-    line = f"{STOPS[stop]} after {steps:,} steps at noise level {sigma:.4g}"
+    line = f"{'running' if stop == RUNNING else STOPS[stop]} after {steps:,} steps at noise level {sigma:.4g}"
     remedies = {
         MAX_STEPS: "raise max_steps, h0 or beta, or raise sigma_end: the denoiser may leave more than that",
         DIVERGED: "lower h0 or sigma_0; the denoiser may not know noise of this level",
@@ -170,7 +170,11 @@ def advance(
     max_steps: int = 20_000,
     step_size: str = "fixed",
 ) -> Walk:
-    """At most `steps` more steps of a run; a run that has ended stays as it is. Cut into parts, a run is the same run."""
+    """At most `steps` more steps of a run; a run that has ended stays as it is. Cut into parts, a run is the same run.
+
+    The settings are those of `blind_sample`, which has the same defaults.
+    """
+    check(h0=h0, beta=beta, sigma_end=sigma_end, max_steps=max_steps, step_size=step_size)
 
     def running(carry: tuple[Walk, Array]) -> Bool[Array, ""]:
         walk, made = carry
@@ -232,7 +236,6 @@ def blind_sample(
       one that is not finite, stops where it is.
     """
     settings = {"h0": h0, "beta": beta, "sigma_end": sigma_end, "max_steps": max_steps, "step_size": step_size}
-    check(**settings)
     return finish(advance(denoise, begin(start, key), steps=max_steps + 1, **settings))
 
 

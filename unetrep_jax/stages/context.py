@@ -1,10 +1,10 @@
 """What every stage of the analysis works on, and how it stores and shows its results."""
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from unetrep_jax import devices, figures, measures, report, representation, storage
@@ -114,21 +114,37 @@ def mean_colour(context: Context) -> np.ndarray:
     return np.broadcast_to(colour, images.shape[1:]).astype(np.float32)
 
 
-def phi_of(context: Context, images: np.ndarray, label: str = "") -> np.ndarray:
+def phi_of(context: Context, images: np.ndarray) -> np.ndarray:
     """phi of images (uint8, or float in [0, 1]) at the working noise level, [n, k]; noise as in the representations stage."""
+    return np.concatenate(list(phi_batches(context, images)))
+
+
+def phi_batches(context: Context, images: np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
+    """The same batch by batch, from image `first` on."""
     settings = context.settings
     step = devices.parallel_map(
         representation.noise_averages_of(context.denoiser.represent, seed=settings.seed), settings.batch_size
     )
     constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
-    parts = []
-    with storage.Progress(label, len(images)) if label else contextlib.nullcontext() as progress:
-        for first in range(0, len(images), settings.batch_size):
-            index = np.arange(first, min(first + settings.batch_size, len(images)), dtype=np.int32)
-            parts.append(step(constants, (np.asarray(images[index]), index)))
-            if progress:
-                progress.advance(len(index))
-    return np.concatenate(parts)
+    for start in range(first, len(images), settings.batch_size):
+        index = np.arange(start, min(start + settings.batch_size, len(images)), dtype=np.int32)
+        yield step(constants, (np.asarray(images[index]), index))
+
+
+def phi_to(folder: Path, context: Context, images: np.ndarray, label: str) -> np.ndarray:
+    """The same, streamed to `folder`: made once, and killed, it goes on where it was. A memory map."""
+    settings = context.settings
+    what = [settings.sigma, settings.draws, settings.seed, images.shape]
+    key = storage.fingerprint("phi", context.identity, context.training_identity, what)
+    if not storage.is_complete(folder, key):
+        width = jax.eval_shape(context.denoiser.represent, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
+        writer = storage.RowWriter(folder, key, len(images), {"phi": (width.shape[1:], np.float32)})
+        with storage.Progress(label, len(images), done=writer.rows_done) as progress:
+            for rows in phi_batches(context, images, writer.rows_done):
+                writer.append(phi=rows)
+                progress.advance(len(rows))
+        writer.finish()
+    return np.load(folder / "phi.npy", mmap_mode="r")
 
 
 def picture(context: Context, figure: Any, name: str, caption: str) -> Any:

@@ -1,7 +1,5 @@
 """Making reconstructions: the arms of the comparison, streamed to disk batch by batch, resumable within a batch."""
 
-import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +12,8 @@ from sklearn.decomposition import PCA
 from unetrep_jax import devices, noise, reconstruction, sampling, storage
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages.context import Context, spread
+from unetrep_jax.stages.kept import Kept
 from unetrep_jax.storage import InputError
-
-SAVE_SECONDS = 30  # how often a batch's state is kept
 
 
 class Arm(NamedTuple):
@@ -170,21 +167,25 @@ def reconstruct_arm(context: Context, arm: Arm, mean: np.ndarray, folder: Path) 
     go = devices.parallel_map(advance_step(denoiser, settings, part), batch)
     end = devices.parallel_map(finish_step(denoiser, settings), batch)
     mean = devices.replicate(np.float32(mean), local=True)
-    kept = Kept(folder.with_name(f".{folder.name}.state.npz"), key)
+    kept = Kept(folder, key)
     done = writer.rows_done // batch * steps
     with storage.Progress(f"{arm.title}", -(-total // batch) * steps, "steps of a batch", done) as progress:
         while writer.rows_done < total:
             numbers = np.arange(writer.rows_done, min(writer.rows_done + batch, total), dtype=np.int32)
             targets = np.asarray(context.images.images[rows[numbers // arm.samples]])
-            state, log = kept.load(int(numbers[0])) or (begin(mean, numbers), [])
-            progress.advance(min(steps, len(log) * part))
-            while (state.stop == sampling.RUNNING).any() and len(log) * part < steps:
+            state, log, made = kept.load(numbers, (begin(mean, numbers), empty_log(len(numbers), steps), 0))
+            made = int(made)
+            progress.advance(made)
+            while made < steps and (state.stop == sampling.RUNNING).any():
                 state, entry = go((), (state, targets))
-                log = [*log, entry]
-                kept.save(int(numbers[0]), state, log)
-                progress.advance(min(part, steps - (len(log) - 1) * part))
-            progress.advance(max(0, steps - len(log) * part))
-            result = end((), (state, joined(log, steps)))
+                now = min(part, steps - made)
+                for whole, new in zip(log, entry, strict=True):
+                    whole[:, made : made + now] = new[:, :now]
+                made += now
+                kept.save(numbers, (state, log, made))
+                progress.advance(now)
+            progress.advance(steps - made)
+            result = end((), (state, log))
             writer.append(
                 images=result.images,
                 sigma=result.sigma,
@@ -215,15 +216,10 @@ def row_layout(shape: tuple[int, ...], steps: int) -> dict:
     }
 
 
-def joined(log: list[reconstruction.Log], steps: int) -> reconstruction.Log:
-    """The parts of a log as one of `steps` steps; of a batch that ended early, filled up with NaN and 0."""
-
-    def join(*parts):
-        whole = np.concatenate(parts, axis=1)[:, :steps]
-        missing = steps - whole.shape[1]
-        return np.pad(whole, ((0, 0), (0, missing)), constant_values=0 if whole.dtype == np.int32 else np.nan)
-
-    return reconstruction.Log(*(join(*parts) for parts in zip(*log, strict=True)))
+def empty_log(count: int, steps: int) -> reconstruction.Log:
+    """Of so many samples: nothing happened yet, or ever, at any step."""
+    nothing = np.full((3, count, steps), np.nan, np.float32)
+    return reconstruction.Log(nothing[0], nothing[1], np.zeros((count, steps), np.int32), nothing[2])
 
 
 def _packed(state):
@@ -264,36 +260,3 @@ def finish_step(denoiser: Denoiser, settings: reconstruction.Settings) -> Callab
 
     return end
 
-
-class Kept:
-    """The state of a batch on its way, kept on disk now and then, so that a killed run loses little of it."""
-
-    def __init__(self, path: Path, key: str):
-        """Nothing is read or written yet."""
-        self.path, self.key, self._saved_at = path, key, time.monotonic()
-
-    def load(self, first: int) -> tuple[reconstruction.Progress, list] | None:
-        """(state, log) of the batch that begins with sample `first`, if it was kept."""
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(self.path) as kept:
-            if str(kept["key"]) == self.key and int(kept["first"]) == first:
-                state = reconstruction.Progress(*(kept[f"state/{k}"] for k in reconstruction.Progress._fields))
-                log = [
-                    reconstruction.Log(*(kept[f"log/{i}/{k}"] for k in reconstruction.Log._fields))
-                    for i in range(int(kept["parts"]))
-                ]
-                return state, log
-        return None
-
-    def save(self, first: int, state: reconstruction.Progress, log: list) -> None:
-        """Keeps the state, where enough time has passed since it was last kept."""
-        if time.monotonic() - self._saved_at < SAVE_SECONDS:
-            return
-        arrays = {"key": self.key, "first": first, "parts": len(log)}
-        arrays |= {f"state/{name}": value for name, value in state._asdict().items()}
-        arrays |= {f"log/{i}/{name}": value for i, entry in enumerate(log) for name, value in entry._asdict().items()}
-        storage.write_arrays(self.path, arrays)
-        self._saved_at = time.monotonic()
-
-    def forget(self) -> None:
-        """Removes what was kept."""
-        self.path.unlink(missing_ok=True)
