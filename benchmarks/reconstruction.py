@@ -424,7 +424,7 @@ def variant_settings(arguments: argparse.Namespace) -> reconstruction.Schedule:
     """The settings of --variant-..."""
     levels = {"linear": np.linspace, "log": np.geomspace}[arguments.variant_spacing]
     settings = reconstruction.Schedule(
-        sigmas=tuple(levels(SIGMA_0, SIGMA_END, arguments.variant_levels).tolist()),
+        sigmas=tuple(levels(SIGMA_0, arguments.variant_sigma_end, arguments.variant_levels).tolist()),
         matching_steps=arguments.variant_matching_steps,
         epsilon=arguments.variant_epsilon,
         learning_rate=arguments.variant_learning_rate,
@@ -554,6 +554,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=3, help="of each measurement")
     parser.add_argument("--variant-levels", type=int, default=0, help="0 leaves our variant out")
     parser.add_argument("--variant-spacing", choices=("linear", "log"), default="linear", help="of its levels")
+    parser.add_argument("--variant-sigma-end", type=float, default=SIGMA_END, help="its last level")
     parser.add_argument("--variant-matching-steps", type=positive, default=30)
     parser.add_argument("--variant-epsilon", type=float, default=reconstruction.EPSILON)
     parser.add_argument("--variant-learning-rate", type=float, default=reconstruction.LEARNING_RATE)

@@ -198,3 +198,22 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
     first = (tmp_path / "report.html").read_bytes()
     page(tmp_path, section)
     assert (tmp_path / "report.html").read_bytes() == first
+
+
+def test_claims_stand_in_their_section_and_again_at_the_head_of_the_page(tmp_path):
+    claims = [
+        report.Claim("phi is sparse", "0.25", "0.20 (0.19–0.21)", "0.26, untrained", "no"),
+        report.Claim("phi is stable", None, "3 of 4 levels", "1 of 4"),
+    ]
+    parsed = page(
+        tmp_path,
+        report.Section("Sparsity", claims=claims[:1]),
+        report.Section("Robustness", claims=claims[1:]),
+        report.Section("Nothing claimed"),
+    )
+    assert parsed.text("h2") == ["Contents", "Claims and findings", "Sparsity", "Robustness", "Nothing claimed"]
+    cells = [text for text in parsed.text("td") if text]
+    assert cells == ["0.25", "0.20 (0.19–0.21)", "0.26, untrained", "no", "–", "3 of 4 levels", "1 of 4", "–"] + [
+        "0.25", "0.20 (0.19–0.21)", "0.26, untrained", "no", "–", "3 of 4 levels", "1 of 4", "–"
+    ]  # fmt: skip
+    assert not any(attributes.get("class") == "number" for attributes in parsed.all("td"))  # phrases may break

@@ -27,11 +27,13 @@ class Table(NamedTuple):
       header: a name, with its unit, for every column.
       rows: the cells, as they are printed (None is an en dash); a column in which every cell begins with a number is
         aligned right, so give its numbers the same number of decimals.
+      prose: the cells are phrases, which are never aligned right and may break into lines.
     """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    prose: bool = False
 
 
 class Picture(NamedTuple):
@@ -48,20 +50,40 @@ class Picture(NamedTuple):
     alt: str
 
 
+class Claim(NamedTuple):
+    """What the paper says, with the number that was published, the one found here, and its null.
+
+    Attributes:
+      claim: the paper's statement, in a sentence that a number can support or refute.
+      published: the published number, with its source's precision; None where there is none.
+      here: the number found, as it is printed, with its unit or what it counts.
+      null: the same number where the claim cannot hold: the untrained network, permuted channels, chance, pixels.
+      holds: "yes", "no" or "in part"; "" where that cannot be said.
+    """
+
+    claim: str
+    published: str | None
+    here: str
+    null: str
+    holds: str = ""
+
+
 class Section(NamedTuple):
-    """A titled part of the page: paragraphs, then tables, then figures.
+    """A titled part of the page: what is claimed, paragraphs, then tables, then figures.
 
     Attributes:
       title: a few words; also in the table of contents.
       text: paragraphs, plain text; `code` between backticks and **strong** between double asterisks.
       tables: tables, in order.
       figures: figures, in order.
+      claims: what of the paper it tests; shown first, and again in the table at the head of the page.
     """
 
     title: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Picture] = ()
+    claims: Sequence[Claim] = ()
 
 
 def write(
@@ -81,6 +103,8 @@ def write(
       storage.InputError: a picture is missing or is no PNG.
     """
     folder = Path(path).resolve().parent
+    if claims := [claim for section in sections for claim in section.claims]:
+        sections = [Section("Claims and findings", [_CLAIMS_TEXT], [_claims_table(claims)]), *sections]
     contents = "".join(f'<li><a href="#section-{i}">{_words(s.title)}</a></li>' for i, s in enumerate(sections, 1))
     numbers = {"Table": 0, "Figure": 0}
     page = _PAGE.format(
@@ -109,8 +133,9 @@ def _cell(value: Cell) -> str:
 
 
 def _section(index: int, section: Section, folder: Path, numbers: dict[str, int]) -> str:
+    tables = [*([_claims_table(section.claims)] if section.claims else []), *section.tables]
     parts = [f"<p>{_words(paragraph)}</p>" for paragraph in section.text]
-    parts += [_table(table, _numbered("Table", table.caption, numbers)) for table in section.tables]
+    parts += [_table(table, _numbered("Table", table.caption, numbers)) for table in tables]
     parts += [_figure(picture, _numbered("Figure", picture.caption, numbers), folder) for picture in section.figures]
     heading = f'<h2 id="heading-{index}">{_words(section.title)}</h2>'
     body = "\n".join([heading, *parts])
@@ -122,12 +147,23 @@ def _numbered(kind: str, caption: str, numbers: dict[str, int]) -> str:
     return f"<strong>{kind} {numbers[kind]}.</strong> {_words(caption)}"
 
 
+_CLAIMS_TEXT = (
+    "What the paper says of its network, trained on ImageNet, beside the same number for the network analysed here, and beside "
+    "its null: what one gets where the claim cannot hold."
+)
+
+
+def _claims_table(claims: Sequence[Claim]) -> Table:
+    rows = [(claim.claim, claim.published, claim.here, claim.null, claim.holds or None) for claim in claims]
+    return Table("What is claimed, and what was found.", ("claim", "published", "here", "null", "holds"), rows, prose=True)
+
+
 _NUMBER = re.compile(r"[-−+±<>≈~]?\s?\.?\d|(nan|inf|–|)$")
 
 
 def _table(table: Table, caption: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.header)
-    numeric = [all(value is None or _NUMBER.match(str(value)) for value in column) for column in columns]
+    numeric = [not table.prose and all(v is None or _NUMBER.match(str(v)) for v in column) for column in columns]
     aligned = [' class="number"' if is_number else "" for is_number in numeric]
     header = "".join(f'<th scope="col"{a}>{_words(name)}</th>' for name, a in zip(table.header, aligned, strict=True))
     body = "\n".join(_row([_cell(value) for value in row], aligned) for row in table.rows)

@@ -9,6 +9,8 @@ import numpy as np
 
 from unetrep_jax import figures, report, storage
 from unetrep_jax.stages import clustering, denoising, reconstructions, sampled, sparsity
+from unetrep_jax.data import ImageSet
+from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages.context import Context, Stage, picture
 
 STAGES = {
@@ -123,6 +125,56 @@ def write_report(context: Context) -> Path:
         subtitle=f"A blind denoiser and its representation, on {context.facts['images']}",
     )
     return path
+
+
+def analyse(
+    denoiser: Denoiser,
+    untrained: Denoiser,
+    images: ImageSet,
+    outdir: Path | str,
+    *,
+    settings: Any,
+    name: str,
+    training_images: ImageSet | None = None,
+    only: list[str] | None = None,
+) -> Path:
+    """The analysis of any denoiser: what analyze.py does for a checkpoint.
+
+    Args:
+      denoiser: its functions (see `denoiser.Denoiser`); one of its blocks is named "mid".
+      untrained: the control beside every number: the same architecture with random parameters, or random features.
+      images: the images to analyse; see `data.open_images`.
+      outdir: where everything goes. Stages that are there and were made with the same name, images and settings are kept.
+      settings: every setting of `configs/default.py`, section analysis, as an attribute.
+      name: names the denoiser, in the report and for what is kept: change it when the denoiser changes.
+      training_images: what it was trained on, where copies of them are to be looked for.
+      only: the stages to run, with those that they need; None is all.
+
+    Returns:
+      The path of the report.
+    """
+
+    def training() -> ImageSet:
+        if training_images is None:
+            raise storage.InputError("none were given")
+        return training_images
+
+    context = Context(
+        denoiser=denoiser,
+        untrained=lambda: untrained,
+        images=images,
+        training_images=training,
+        training_identity=training_images.fingerprint if training_images else "",
+        settings=settings,
+        identity=name,
+        facts={"denoiser": name, "images": f"{len(images.images):,} images of {images.provenance['source']}"},
+        training_log=Path(outdir) / "none",
+        outdir=Path(outdir),
+    )
+    context.outdir.mkdir(parents=True, exist_ok=True)
+    with storage.lock(context.outdir / ".lock", wait=False):
+        run_stages(context, only, [])
+        return write_report(context)
 
 
 def section_training(context: Context) -> Any:
