@@ -299,6 +299,8 @@ def receptive_field(
 def init_params(model: nn.Module, key: Array) -> Any:
     """Random initial parameters: a plain pytree of float32 arrays, `params[block]["conv<k>"]["kernel"]` and so on."""
     images = jnp.zeros((1, model.stride, model.stride, model.image_channels), jnp.float32)
+    if isinstance(key, jax.core.Tracer):  # part of another program, or of the question which shapes there are
+        return model.init(key, images)["params"]
     # Dozens of random draws, run once: XLA's CPU compiler would spend four times as long on making them fast (8 s, here 2 s).
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(model.init, compiler_options=options)(key, images)["params"]
