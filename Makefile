@@ -15,7 +15,8 @@ demo: $(INSTALLED)
 	$(BIN)/python analyze.py --ckpt runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	@# A worker for each core, four at most; a file's tests stay together, for they share what is slow to make.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,13 +1,22 @@
 """Analyses a trained denoiser: python analyze.py --ckpt RUN [--images SOURCE] [--outdir DIR] [--only STAGE ...] [--redo STAGE ...]
 
 Stages, each cached by its settings, the checkpoint and the images:
+  architecture     the network from its own shapes (figure 9)
   denoising        PSNR against noise level, beside a Wiener filter
   representations  channel averages of every block, over images, noise levels and noise draws
   untrained        the same for the network with random initial weights, as a control
   sparsity         participation ratios of every block (figure 1)
-  clusters         K-means on phi, separation, alignment with labels, with nulls (figure 8)
+  robustness       what noise does to every block's averages (figure 2)
   samples          unconditional samples, and the nearest training image to each
   reconstructions  images from phi alone, with controls; what one matching does (figures 3, 10 to 13)
+  selectivity      which channels are specialised, which common (figure 4)
+  top_images       the images that excite a channel most, and an image's own channels (figures 4, 5)
+  clusters         K-means on phi, separation, alignment with labels, with nulls (figure 8)
+  subspaces        supports, co-activation, overlap: a union of subspaces? (figure 6)
+  neighbours       nearest images in phi and in pixels, and how often labels agree (figure 7)
+  probe            a linear classifier of labels on phi
+  embedding        distances in phi against distances between densities (equations 3, 4)
+  location         what shifts change, and how well phi tells a place
 Then the figures, `summary.json` and `report.html` are written anew from the saved arrays.
 Settings are changed by --config.analysis.key=value, --config.data.key=value, --config.devices.key=value.
 """
@@ -68,6 +77,11 @@ def check(config: Any) -> None:
         raise InputError(
             f"analysis.sigmas needs one or more different levels, 0 or above; got {tuple(settings.sigmas)}."
         )
+    if 0 not in settings.sigmas or settings.robustness_sigma <= 0:
+        raise InputError(
+            f"analysis.sigmas needs the level 0, and analysis.robustness_sigma one above 0; got {tuple(settings.sigmas)} and "
+            f"{settings.robustness_sigma:g}."
+        )
     if settings.sigma not in settings.sigmas:
         raise InputError(
             f"analysis.sigma = {settings.sigma:g} must be one of analysis.sigmas {tuple(settings.sigmas)}."
@@ -80,16 +94,35 @@ def check(config: Any) -> None:
         "untrained_images",
         "first_images",
         "spectrum_images",
+        "selectivity_simulations",
+        "neighbours",
+        "location_images",
     ):
         if settings[key] < 1:
             raise InputError(f"analysis.{key} must be 1 or more; got {settings[key]}.")
-    for key, least in (("seed", 0), ("images", 0)):
+    for key, least in (
+        ("seed", 0),
+        ("images", 0),
+        ("cluster_members", 2),
+        ("location_composites", 30),
+        ("top_images_per_channel", 2),
+        ("top_images_channels", 0),
+        ("top_images_common", 0),
+        ("top_images_targets", 0),
+        ("neighbour_targets", 0),
+        ("probe_images", 0),
+    ):
         if settings[key] < least:
             raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
     if config.devices.cpu_devices < 1:
         raise InputError(f"devices.cpu_devices must be 1 or more; got {config.devices.cpu_devices}.")
-    from unetrep_jax.stages import reconstructing, sampled
+    if missing := set(settings.probe_sigmas) - set(settings.sigmas):
+        raise InputError(
+            f"analysis.probe_sigmas has {min(missing):g}, which is not one of analysis.sigmas {tuple(settings.sigmas)}."
+        )
+    from unetrep_jax.stages import embedding, reconstructing, sampled
 
+    embedding.check_embedding(settings)
     sampled.check_samples(settings)
     reconstructing.check_reconstructions(settings)
     if not settings.clusters or min(settings.clusters) < 2:
@@ -163,9 +196,18 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         identity=f"{opened.fingerprint} {opened.weights}",
         facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
+        circular=lambda: circular(config, opened.params),
         outdir=outdir(arguments, opened),
     )
     return context, arguments
+
+
+def circular(config: Any, params: Any) -> Any:
+    """The same weights with circular padding."""
+    from unetrep_jax import denoiser, models
+
+    settings = {**config.model, "padding": "circular"}
+    return denoiser.bind(models.build(**settings, image_channels=config.data.image_channels), params)
 
 
 def outdir(arguments: argparse.Namespace, opened: Any) -> Path:
@@ -212,9 +254,12 @@ def main(argv: list[str]) -> int:
 
         context.outdir.mkdir(parents=True, exist_ok=True)
         with storage.lock(context.outdir / ".lock", wait=False):
-            stages.run_stages(context, arguments.only, arguments.redo)
-            path = stages.write_report(context)
-        print(f"report: {path.resolve()}", flush=True)
+            try:
+                stages.run_stages(context, arguments.only, arguments.redo)
+            except InputError:  # all other stages were made
+                print(f"report: {stages.write_report(context).resolve()}", flush=True)
+                raise
+            print(f"report: {stages.write_report(context).resolve()}", flush=True)
         return 0
     except KeyboardInterrupt:
         print("analyze.py: stopped; the same command goes on from here", file=sys.stderr)

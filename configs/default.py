@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
             "decoder_depth": 6,  # layers per block; the authors' code also uses (5, 6, 7)
             "norm": "layer",  # layer (deviation over the image) | instance (per channel)
             "bias": True,  # biases of the 3x3 convolutions
+            "padding": "zero",  # what they see outside the image: zero (published) | circular
             "gain_init": "near_zero",  # initial norm gains: near_zero (published) | one
             "dtype": "float32",  # of convolutions and activations: float32 | bfloat16
         },
@@ -140,6 +141,26 @@ def get_config() -> ConfigDict:
             "clusters": (100, 1000),  # numbers of clusters
             "cluster_seeds": 3,  # seeds for which K-means is repeated
             "cluster_runs": 10,  # initialisations per seed, of which the best is kept
+            "cluster_members": 50,  # images per cluster, on average, below which no statistics of clusters are made
+            "robustness_sigma": 50.0,  # noise level that others are compared with, x 255; the nearest of sigmas is taken
+            "selectivity_simulations": 1000,  # samples of the uniform for the dip's p-value, permutations of channels over groups
+            "top_images_per_channel": 10,  # images with the largest phi of a channel
+            "top_images_channels": 8,  # specialised channels drawn
+            "top_images_common": 3,  # common channels drawn
+            "top_images_targets": 4,  # images whose channels are drawn; 0 = none
+            "neighbours": 10,  # nearest images whose labels are compared
+            "neighbour_targets": 6,  # images whose neighbours are drawn
+            "probe_sigmas": (50.0, 100.0),  # noise levels of phi for the linear probe, x 255; each one of sigmas
+            "probe_images": 10_000,  # labelled training images to learn from, spread over the set; 0 = all
+            "embedding_pairs": 100,  # pairs of images whose distances in phi and as densities are compared
+            "embedding_reconstructed_pairs": 10,  # of these, by samples that are full reconstructions too; 0 = none
+            "embedding_samples": 2,  # reconstructions of each image of those pairs
+            "embedding_draws": 2,  # noise draws at each level
+            "embedding_levels": 8,  # noise levels of the integral, log-spaced up to schedule_sigma_0
+            "embedding_sigma_end": 0.05,  # lowest of them, intensity units
+            "embedding_updates": 30,  # most updates of the pixels in one matching
+            "location_images": 100,  # images that are shifted
+            "location_composites": 1800,  # images with a pasted object whose place is decoded; 30 or more
             "samples": 64,  # unconditional samples
             "copy_images": 20_000,  # training images, spread over the set, among which copies are looked for; 0 = all
             "sample_sigma_0": 1.0,  # noise level of the start, intensity units; the paper: 3

@@ -7,14 +7,23 @@ from scipy.stats import entropy
 from unetrep_jax.clusters import (
     Clustering,
     adjacent,
+    agreement,
     alignment,
+    embedding,
     exemplars,
     gaussian_null,
+    halves,
+    held_out_separation,
     kmeans,
+    kmeans_course,
     kmeans_from,
+    larger_groups,
+    nearest_alike,
+    nearest_centroid,
     pca,
     permuted_null,
     separation_of_clusters,
+    total_deviation,
 )
 from unetrep_jax.measures import group_means, separation
 from unetrep_jax.storage import InputError
@@ -52,6 +61,18 @@ def test_equal_seeds_give_equal_clusters_and_more_runs_are_never_worse():
     np.testing.assert_array_equal(one.assignment, again.assignment)
     assert more.inertia < one.inertia
     assert kmeans(points, 25, seed=8, runs=1).inertia != one.inertia
+
+
+def test_equal_seeds_give_equal_bits_on_any_number_of_cores(monkeypatch):
+    points = np.random.default_rng(1).normal(size=(3000, 16)).astype(np.float32)
+    found = []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        found.append(kmeans(points, 40, seed=3, runs=5))
+    for other in found[1:]:
+        assert other.inertia == found[0].inertia
+        np.testing.assert_array_equal(other.assignment, found[0].assignment)
+        np.testing.assert_array_equal(other.centroids, found[0].centroids)
 
 
 def test_starting_from_a_small_sample_finds_the_blobs_too():
@@ -177,6 +198,108 @@ def test_real_blobs_separate_further_than_their_gaussian_null():
     assert median_ratio(gaussian_null(points, seed=0)) < 3
 
 
+# Starts, held-out images
+
+
+def test_the_course_of_kmeans_is_that_of_its_iterations_and_ends_where_it_ends():
+    points = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    start = points[:20]
+    course = kmeans_course(points, start, moments=(1, 3, 8, 300))
+    squared = ((points[:, None] - start[None]) ** 2).sum(2)
+    np.testing.assert_array_equal(course.assignment[0], squared.argmin(1))
+    assert (course.moved[0] == 0).all()
+    for moment in (1, 2, 3):
+        found = kmeans_from(points, start, iterations=int(course.iterations[moment]))
+        np.testing.assert_array_equal(course.assignment[moment], found.assignment)
+        moved = np.linalg.norm(found.centroids - start, axis=1)
+        np.testing.assert_allclose(course.moved[moment], moved, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(course.iterations[:4], [0, 1, 3, 8])
+    end = kmeans_from(points, start, iterations=300)
+    np.testing.assert_array_equal(course.assignment[-1], end.assignment)
+    assert 8 < course.iterations[-1] < 300
+
+
+def test_a_course_that_begins_at_its_end_stops_at_once():
+    points, labels = blobs()
+    course = kmeans_course(points, group_means(points, labels, 6), moments=(5, 50))
+    assert course.iterations[-1] <= 2
+    assert (course.assignment == labels).all()
+    np.testing.assert_allclose(course.moved, 0, atol=1e-4)
+
+
+def test_images_join_the_nearest_centroid_that_there_is():
+    rng = np.random.default_rng(1)
+    points, centroids = rng.normal(size=(300, 5)) + 100, rng.normal(size=(12, 5)) + 100
+    squared = ((points[:, None] - centroids[None]) ** 2).sum(2)
+    np.testing.assert_array_equal(nearest_centroid(points, centroids), squared.argmin(1))
+    centroids[3] = np.nan
+    squared[:, 3] = np.inf
+    np.testing.assert_array_equal(nearest_centroid(points, centroids), squared.argmin(1))
+
+
+def test_held_out_separation_is_measured_along_the_line_of_the_fit():
+    rng = np.random.default_rng(2)
+    centroids = rng.normal(size=(5, 3))
+    points, groups = rng.normal(size=(200, 3)).astype(np.float32), rng.integers(0, 5, 200)
+    found = held_out_separation(points, groups, centroids)
+    for group, other in enumerate(adjacent(centroids)):
+        line = centroids[group] - centroids[other]
+        own, others = (points[groups == g] @ line / np.linalg.norm(line) for g in (group, other))
+        spread = np.sqrt(np.mean((own - own.mean()) ** 2) + np.mean((others - others.mean()) ** 2))
+        expected = (own.mean() - others.mean(), spread, (own.mean() - others.mean()) / spread)
+        np.testing.assert_allclose([value[group] for value in found], expected, rtol=1e-4)
+
+
+def test_real_blobs_keep_their_separation_on_held_out_images():
+    points, labels = blobs(distance=10.0, each=400)
+    fit, held = halves(len(points), seed=3)
+    means = group_means(points[fit], labels[fit], 6)
+    np.testing.assert_allclose(held_out_separation(points[held], labels[held], means).ratio, 10, rtol=0.1)
+
+
+def test_chance_separates_groups_of_a_cloud_where_it_was_seen_and_not_on_held_out_images():
+    cloud = np.random.default_rng(4).normal(size=(2000, 100)).astype(np.float32)
+    groups = np.random.default_rng(5).integers(0, 100, 2000)
+    fit, held = halves(2000, seed=0)
+    inside = separation_of_clusters(cloud[fit], groups[fit]).ratio
+    outside = held_out_separation(cloud[held], groups[held], group_means(cloud[fit], groups[fit], 100)).ratio
+    assert np.median(inside) > 2.5
+    assert abs(np.median(outside)) < 0.15
+
+
+def test_kmeans_separates_a_cloud_less_on_images_it_was_not_fitted_to_and_its_cuts_remain():
+    cloud = np.random.default_rng(6).normal(size=(1000, 50)).astype(np.float32)
+    fit, held = halves(1000, seed=0)
+    found = kmeans(cloud[fit], 20, seed=0, runs=2)
+    inside = separation_of_clusters(cloud[fit], found.assignment).ratio
+    outside = held_out_separation(cloud[held], nearest_centroid(cloud[held], found.centroids), found.centroids).ratio
+    assert 1.87 < np.median(outside) < 0.85 * np.median(inside)
+
+
+@pytest.mark.filterwarnings("error")
+def test_groups_without_held_out_images_centroid_or_direction_are_left_out():
+    points = np.array([[0.0], [1], [5], [6], [9]])
+    groups = np.array([0, 0, 1, 1, 2])
+    found = held_out_separation(points, groups, np.array([[0.0], [5], [8], [np.nan]]))
+    np.testing.assert_allclose(np.abs(found.distance), [5, np.nan, np.nan, np.nan])
+    assert np.isnan(held_out_separation(points, groups, np.zeros((3, 1))).ratio).all()
+    assert np.isnan(held_out_separation(points, groups, np.array([[0.0]])).ratio).all()
+
+
+def test_halves_are_random_disjoint_and_everything():
+    fit, held = halves(101, seed=0)
+    assert (len(fit), len(held)) == (51, 50)
+    np.testing.assert_array_equal(np.sort(np.concatenate([fit, held])), np.arange(101))
+    assert (np.diff(fit) > 0).all() and (np.diff(held) > 0).all()
+    assert not np.array_equal(fit, halves(101, seed=1)[0])
+
+
+def test_the_total_deviation_is_that_of_the_covariance_far_from_the_origin_too():
+    features = (np.random.default_rng(7).normal(size=(500, 8)) + 1000).astype(np.float32)
+    assert total_deviation(features) == pytest.approx(np.sqrt(np.trace(np.cov(features.T, bias=True))), rel=1e-4)
+    assert total_deviation(np.ones((5, 3), np.float32)) == 0
+
+
 # nulls
 
 
@@ -282,3 +405,44 @@ def test_exemplars_of_a_real_clustering_agree_with_a_search_cluster_by_cluster()
         distance = np.linalg.norm(points[members] - clustering.centroids[cluster], axis=1)
         nearest = members[np.argsort(distance)][:5]
         np.testing.assert_array_equal(images[images >= 0], nearest)
+
+
+# pictures
+
+
+def test_agreement_is_the_ami_of_the_alignment():
+    rng = np.random.default_rng(3)
+    first = rng.integers(0, 12, 500)
+    second = np.where(rng.random(500) < 0.6, first, rng.integers(0, 12, 500))
+    assert agreement(first, second) == pytest.approx(alignment(first, second).ami, abs=1e-9)
+    assert 0.1 < agreement(first, second) < 0.9
+
+
+def test_groups_for_a_picture_come_from_the_larger_half():
+    assignment = np.repeat([0, 1, 2, 4, 5, 6, 7], [1, 9, 2, 8, 3, 7, 6])  # nobody in group 3
+    np.testing.assert_array_equal(larger_groups(assignment, 4, seed=0), [1, 4, 6, 7])
+    drawn = [larger_groups(assignment, 2, seed=seed) for seed in range(20)]
+    assert {group for groups in drawn for group in groups} == {1, 4, 6, 7}
+    assert all(first < second for first, second in drawn)
+    np.testing.assert_array_equal(larger_groups(assignment, 50, seed=0), [0, 1, 2, 4, 5, 6, 7])
+
+
+def test_tsne_keeps_blobs_apart_and_equal_seeds_give_equal_pictures_at_any_scale():
+    points, labels = blobs(clusters=4, each=25)
+    picture = embedding(points * np.float32(1e-6), seed=1)
+    assert nearest_alike(picture, labels) == 1
+    np.testing.assert_array_equal(picture, embedding(points * np.float32(1e-6), seed=1))
+
+
+def test_tsne_of_too_few_or_equal_images_is_refused():
+    with pytest.raises(InputError, match="of 3 images"):
+        embedding(np.eye(3, dtype=np.float32), seed=0)
+    with pytest.raises(InputError, match="all the same"):
+        embedding(np.ones((9, 4), np.float32), seed=0)
+
+
+def test_nearest_alike_counts_neighbours_and_never_the_image_itself():
+    points, groups = np.array([[0.0], [1], [1.5], [7], [7]]), np.array([0, 0, 1, 1, 1])
+    assert nearest_alike(points, groups) == pytest.approx(3 / 5)
+    rng = np.random.default_rng(0)
+    assert nearest_alike(rng.normal(size=(4000, 5)), np.arange(4000) % 10) == pytest.approx(399 / 3999, abs=0.02)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unetrep_jax import figures
+from unetrep_jax.figures import clusters as cluster_figures
 
 BLOCKS = ("encoder1", "encoder2", "mid", "decoder2", "decoder1")
 random = np.random.default_rng(0)
@@ -216,22 +217,69 @@ def test_a_place_without_image_stays_empty():
 
 def test_the_separation_scatter_has_spread_across_distance_up_and_lines_of_slope_1_2_4():
     distance, spread = np.array([1.0, 2.0, np.nan]), np.array([0.5, 1.5, 1.0])
-    figure = figures.separation_scatter({"clusters": (distance, spread)})
+    held_out = np.array([1.0, -2.0]), np.array([0.25, 1.5])
+    figure = figures.separation_scatter({"clusters": {"fitted": (distance, spread), "held out": held_out}})
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.collections[0].get_offsets(), [[0.5, 1.0], [1.5, 2.0]])
-    slopes = [np.divide(*drawn.get_xydata()[1][::-1]) for drawn in axes.lines]
-    np.testing.assert_allclose(slopes, [1, 2, 4])
-    assert all(text in words(figure) for text in ("n = 2", "ratio 1", "ratio 2", "ratio 4"))
+    np.testing.assert_array_equal(axes.collections[1].get_offsets(), [[0.25, 1.0]])
+    slopes = [drawn.get_ydata() / drawn.get_xdata() for drawn in axes.lines]
+    np.testing.assert_allclose(slopes, [[1, 1], [2, 2], [4, 4]])
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_ylim()[0] < 1 < 2 < axes.get_ylim()[1]
+    assert "1 of 4 at 0 or below" in words(figure)
+    assert {"clusters", "fitted", "held out", "1", "2", "4"} <= set(words(figure).split("\n"))
+
+
+def test_panels_of_the_separation_scatter_share_their_axes():
+    pair, far = (np.array([1.0]), np.array([0.5])), (np.array([9.0]), np.array([3.0]))
+    figure = figures.separation_scatter({str(i): {"fitted": far if i == 4 else pair} for i in range(5)})
+    shown = figure.axes[:5]
+    assert {axes.get_xlim() for axes in shown} == {shown[0].get_xlim()}
+    assert {axes.get_ylim() for axes in shown} == {shown[0].get_ylim()}
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False] * 3
 
 
 def test_separation_distributions_show_the_quantiles_of_every_group():
-    figure = figures.separation_histograms({"clusters": np.arange(101.0), "null": np.full(4, np.nan)})
+    gone = np.full(4, np.nan)
+    fitted, held = {"clusters": np.arange(101.0), "null": gone}, {"clusters": np.arange(11.0), "null": gone}
+    figure = figures.separation_histograms({"fitted": fitted, "held out": held})
+    for axes, factor in zip(figure.axes, (1, 0.1), strict=True):
+        segments = [collection.get_segments()[0][:, 0] for collection in axes.collections]
+        np.testing.assert_allclose(segments, factor * np.array([[5, 95], [25, 75]]))
+        assert line(axes, "median").get_xdata() == [50 * factor]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clusters", "null"]
+    assert [axes.get_title() for axes in figure.axes] == ["fitted", "held out"]
+    assert all(text in words(figure) for text in ("no data", "n = 101", "n = 11"))
+
+
+# Clusters
+
+
+def test_agreement_over_noise_is_drawn_by_rising_level():
+    sigmas, ami = np.array([100.0, 0, 10]) / 255, np.array([0.9, 0.1, 0.5])
+    (axes,) = cluster_figures.agreement_by_noise(sigmas, {"phi": ami}).axes
+    np.testing.assert_allclose(line(axes, "phi").get_xydata(), [[0, 0.1], [10, 0.5], [100, 0.9]])
+
+
+def test_courses_show_agreement_staying_and_the_quartiles_of_what_moved():
+    course = np.column_stack([[0, 1, 5], [0.9, 0.5, 0.2], [0.8, 0.4, 0.1], [0, 1, 2], [0, 2, 3], [0, 3, 4]])
+    figure = cluster_figures.courses({"class means": course, "random": course / 2})
+    for axes, column in zip(figure.axes, (1, 2, 4), strict=True):
+        np.testing.assert_allclose(line(axes, "class means").get_xydata(), course[:, [0, column]])
+        np.testing.assert_allclose(line(axes, "random").get_ydata(), course[:, column] / 2)
+    corners = figure.axes[2].collections[0].get_paths()[0].vertices
+    assert {tuple(corner) for corner in corners} == {(row[0], end) for row in course for end in row[[3, 5]]}
+
+
+def test_every_group_of_an_embedding_has_a_look_of_its_own_and_its_name():
+    points, groups = random.normal(size=(40, 2)), np.arange(40) % 10
+    figure = cluster_figures.embeddings({"clusters": (points, groups, [f"cluster {i}" for i in range(10)])})
     (axes,) = figure.axes
-    segments = [collection.get_segments()[0][:, 0] for collection in axes.collections]
-    np.testing.assert_allclose(segments, [[5, 95], [25, 75]])
-    assert line(axes, "median").get_xdata() == [50]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["clusters\nn = 101", "null\nn = 0"]
-    assert "no data" in words(figure)
+    assert len(axes.collections) == 10
+    looks = {(tuple(drawn.get_facecolor()[0]), drawn.get_paths()[0].vertices.tobytes()) for drawn in axes.collections}
+    assert len(looks) == 10
+    np.testing.assert_array_equal(axes.collections[3].get_offsets(), points[groups == 3])
+    assert all(text in words(figure) for text in ("clusters", "cluster 0", "cluster 9"))
 
 
 # All of them
@@ -243,8 +291,11 @@ NOTHING_AT_ALL = {
     "ratios by noise": lambda: figures.participation_ratio_by_noise(LEVELS, GONE_BANDS, GONE_BANDS),
     "curves": lambda: figures.curves(LEVELS, {"a": GONE}, xlabel="", ylabel=""),
     "denoising": lambda: figures.denoising_curve(LEVELS, GONE, {"a": GONE}),
-    "scatter": lambda: figures.separation_scatter({"a": (GONE, GONE)}),
-    "separation": lambda: figures.separation_histograms({"a": GONE}),
+    "scatter": lambda: figures.separation_scatter({"a": {"b": (GONE, GONE)}}),
+    "separation": lambda: figures.separation_histograms({"b": {"a": GONE}}),
+    "agreement": lambda: cluster_figures.agreement_by_noise(LEVELS, {"a": GONE}),
+    "courses": lambda: cluster_figures.courses({"a": np.full((4, 6), np.nan)}),
+    "embeddings": lambda: cluster_figures.embeddings({"a": (np.full((4, 2), np.nan), np.arange(4), list("abcd"))}),
     "training": lambda: figures.training_curves(GONE, GONE, np.empty(0), np.empty((0, 4)), LEVELS),
 }
 
@@ -282,6 +333,7 @@ def test_two_processes_write_the_same_bytes_and_need_no_pyplot(tmp_path):
     script = """
 import sys, numpy as np
 from unetrep_jax import figures
+from unetrep_jax.figures import clusters as cluster_figures
 ratios = {"mid": (np.linspace(.2, .4, 9), np.linspace(.5, .9, 9))}
 figures.save(figures.participation_ratio_histograms(ratios, ratios, levels_text="σ = 100/255"), sys.argv[1], "a")
 figures.save(figures.cluster_grid(np.ones((1, 2, 8, 8, 3)), [1], ["n = 2"]), sys.argv[1], "b")

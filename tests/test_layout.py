@@ -20,6 +20,10 @@ MAY_IMPORT = {
     "measures": set(),
     "figures": set(),
     "clusters": {"measures"},
+    "selectivity": {"measures"},
+    "subspaces": {"measures"},
+    "probes": set(),
+    "densities": {"denoiser", "reconstruction", "sampling"},
     "neighbours": set(),
     "sampling": {"denoiser"},
     "reconstruction": {"denoiser", "sampling"},
@@ -28,8 +32,8 @@ MAY_IMPORT = {
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
     "stages": {
-        "baselines", "clusters", "data", "denoiser", "devices", "figures", "measures", "neighbours", "noise", "reconstruction",
-        "report", "representation", "sampling", "training",
+        "baselines", "clusters", "data", "denoiser", "densities", "devices", "figures", "measures", "neighbours", "noise", "probes",
+        "reconstruction", "report", "representation", "sampling", "selectivity", "subspaces", "training",
     },
 }  # fmt: skip
 # Library -> the only rooms and scripts that may import it.

@@ -2,8 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
+from scipy.stats import bootstrap
+from sklearn.model_selection import GroupKFold
 
+from unetrep_jax import measures
 from unetrep_jax.measures import Separation, group_means, participation_ratio, quartiles, separation, separations
+from unetrep_jax.storage import InputError
 
 
 def ratio_in_float64(a, axis=-1):
@@ -169,3 +174,164 @@ def test_groups_that_cannot_be_compared_are_marked_and_do_not_warn():
 def test_group_means_are_means_of_the_groups_rows():
     features = np.array([[1.0], [3], [10], [-4]], np.float32)
     np.testing.assert_array_equal(group_means(features, np.array([2, 2, 0, -1]), 4), [[10], [np.nan], [2], [np.nan]])
+
+
+# bootstrap
+
+
+def test_row_zero_holds_the_means_and_the_draws_vary_as_means_do():
+    values = np.random.default_rng(0).normal(3, 2, size=(400, 2))
+    means = measures.bootstrap_means(values, 2000, seed=1)
+    assert means.shape == (2001, 2)
+    np.testing.assert_allclose(means[0], values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(means[1:].std(0), values.std(0) / 20, rtol=0.06)
+    np.testing.assert_array_equal(means, measures.bootstrap_means(values, 2000, seed=1))
+    assert (means[1:] != measures.bootstrap_means(values, 2000, seed=2)[1:]).any()
+
+
+def test_every_draw_takes_as_many_rows_as_there_are_and_the_same_in_every_column():
+    means = measures.bootstrap_means(np.stack([np.ones(50), np.arange(50.0), 3 * np.arange(50.0)], 1), 200)
+    np.testing.assert_allclose(means[:, 0], 1)
+    np.testing.assert_allclose(means[:, 2], 3 * means[:, 1])
+    alone = measures.bootstrap_means(np.arange(50.0)[:, None], 200)
+    np.testing.assert_allclose(alone[:, 0], means[:, 1])
+
+
+def test_the_draws_of_many_rows_are_made_in_parts():
+    count = 1 << 20  # two draws at once
+    means = measures.bootstrap_means(np.arange(count, dtype=np.float32)[:, None], 5)
+    assert means.shape == (6, 1) and len(np.unique(means)) == 6
+    np.testing.assert_allclose(means, (count - 1) / 2, rtol=0.01)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_a_number_is_left_out_of_its_column_alone():
+    values = np.array([[1.0, 2, np.nan], [np.nan, 4, np.nan], [5, 9, np.nan]])
+    means = measures.bootstrap_means(values, 500)
+    np.testing.assert_allclose(means[0], [3, 5, np.nan])
+    found = measures.estimate(means)
+    np.testing.assert_allclose([found.low[0], found.high[0]], [1, 5])
+    assert np.isnan([found.value[2], found.low[2], found.high[2]]).all()
+
+
+def test_the_interval_of_a_mean_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(0).exponential(size=200)
+    found = measures.estimate(measures.bootstrap_means(values[:, None], 5000)[:, 0])
+    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(1))
+    np.testing.assert_allclose([found.low, found.high], theirs.confidence_interval, rtol=0.015)
+
+
+# products and cosines between noise levels
+
+
+def test_products_and_cosines_are_those_of_the_vectors():
+    averages = np.random.default_rng(0).normal(size=(5, 4, 7)).astype(np.float32)
+    products = measures.level_products(averages)
+    cosines = measures.cosines_of_products(products)
+    for image in range(5):
+        for s in range(4):
+            for t in range(4):
+                a, b = np.float64(averages[image, s]), np.float64(averages[image, t])
+                np.testing.assert_allclose(products[image, s, t], a @ b, rtol=1e-9, atol=1e-9)
+                np.testing.assert_allclose(cosines[image, s, t], measures.cosine(a, b), rtol=1e-9)
+
+
+def test_products_of_noisy_estimates_are_right_on_average():
+    generator = np.random.default_rng(1)
+    phi = generator.normal(size=(3, 8))
+    draws = phi + 0.7 * generator.normal(size=(40_000, 2, 3, 8))  # image, draw, level
+    noise = draws.var(1, ddof=1).sum(-1) / 2
+    products = measures.level_products(draws.mean(1))
+    np.testing.assert_allclose(measures.freed_of_noise(products, noise).mean(0), phi @ phi.T, atol=0.05)
+    np.testing.assert_allclose(products.mean(0) - phi @ phi.T, 8 * 0.7**2 / 2 * np.eye(3), atol=0.05)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_level_without_length_has_no_cosine_and_spoils_no_other():
+    products = np.array([[4.0, 2, 0], [2, 1, 0], [0, 0, -1]])
+    np.testing.assert_allclose(measures.cosines_of_products(products), [[1, 1, np.nan]] * 2 + [[np.nan] * 3])
+
+
+# scaling against turning
+
+
+def test_a_change_and_its_part_along_the_vector_are_those_of_the_vectors():
+    vectors = np.random.default_rng(2).normal(size=(50, 3, 9))  # image, level; the reference is level 1
+    products = measures.level_products(vectors)
+    found = measures.level_changes(products[:, 1], np.diagonal(products, axis1=1, axis2=2), 1)
+    lengths = np.linalg.norm(vectors[:, 1], axis=1)
+    for level in range(3):
+        change = (vectors[:, level] - vectors[:, 1]) / lengths[:, None]
+        along = (change * vectors[:, 1]).sum(1) / lengths
+        np.testing.assert_allclose(found.total[:, level], (change**2).sum(1), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found.along[:, level], along**2, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scaled_vector_changes_along_itself_an_added_right_angle_does_not_and_nothing_has_no_direction():
+    with_reference, squares = np.array([9.0, 27, 4.5, 9, 0]), np.array([9.0, 81, 2.25, 25, 0])
+    found = measures.level_changes(with_reference, squares, 0)
+    np.testing.assert_allclose(found.total, [0, 4, 0.25, 16 / 9, 1])
+    np.testing.assert_allclose(found.along, [0, 4, 0.25, 0, 1])
+    assert np.isnan(measures.level_changes(np.zeros(2), np.zeros(2), 0)).all()
+
+
+def test_mean_products_give_the_part_that_one_factor_for_all_images_explains():
+    generator = np.random.default_rng(3)
+    before = generator.normal(size=(30, 6))
+    after = 1.7 * before + 0.5 * generator.normal(size=(30, 6))
+    factor = (after * before).sum() / (before**2).sum()
+    with_reference = np.array([(before**2).sum(), (after * before).sum()])
+    squares = np.array([(before**2).sum(), (after**2).sum()])
+    found = measures.level_changes(with_reference, squares, 0)
+    np.testing.assert_allclose(found.along[1] * squares[0], ((factor - 1) ** 2 * before**2).sum(), rtol=1e-9)
+    np.testing.assert_allclose(found.total[1] * squares[0], ((after - before) ** 2).sum(), rtol=1e-9)
+
+
+# distances between images
+
+
+def test_squared_spreads_average_to_the_mean_squared_distance_of_pairs():
+    points = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32) + 100
+    np.testing.assert_allclose(
+        measures.squared_spreads(points).mean(), (pdist(np.float64(points)) ** 2).mean(), rtol=1e-9
+    )
+    assert np.isnan(measures.squared_spreads(points[:1])).all()
+
+
+# ridge regression
+
+
+def test_ridge_predictions_are_those_of_the_closed_form_fold_by_fold(monkeypatch):
+    generator = np.random.default_rng(0)
+    features, targets = generator.normal(2, 3, size=(60, 8)), generator.normal(size=(60, 2))
+    groups = np.repeat(np.arange(20), 3)
+    monkeypatch.setattr(measures, "RIDGE_PENALTIES", np.array([7.0]))
+    found = measures.cross_validated_ridge(features, targets, groups, folds=4)
+    for train, test in GroupKFold(4).split(features, targets, groups):
+        mean, deviation = features[train].mean(0), features[train].std(0)
+        x, y = (features[train] - mean) / deviation, targets[train] - targets[train].mean(0)
+        weights = np.linalg.solve(x.T @ x + 7 * np.eye(8), x.T @ y)
+        expected = (features[test] - mean) / deviation @ weights + targets[train].mean(0)
+        np.testing.assert_allclose(found[test], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_ridge_finds_a_linear_rule_and_cannot_use_what_marks_a_group():
+    generator = np.random.default_rng(1)
+    groups = np.repeat(np.arange(30), 4)
+    of_group = generator.normal(size=30)[groups][:, None]
+    marks = np.eye(30)[groups]
+    rule = generator.normal(size=(120, 3))
+    predicted = measures.cross_validated_ridge(rule, rule @ np.array([[1.0], [-2], [0.5]]), groups)
+    np.testing.assert_allclose(predicted, rule @ np.array([[1.0], [-2], [0.5]]), atol=1e-3)
+    guessed = measures.cross_validated_ridge(marks, of_group, groups)
+    assert np.mean((guessed - of_group) ** 2) > 0.9 * of_group.var()
+
+
+def test_ridge_bears_constant_features_and_refuses_a_single_group():
+    features = np.concatenate([np.zeros((20, 2)), np.arange(20.0)[:, None]], 1)
+    found = measures.cross_validated_ridge(features, np.arange(20.0)[:, None], np.arange(20))
+    np.testing.assert_allclose(found[:, 0], np.arange(20), atol=0.1)
+    with pytest.raises(InputError, match="two groups") as caught:
+        measures.cross_validated_ridge(features, features, np.zeros(20, int))
+    assert "\n" not in str(caught.value)

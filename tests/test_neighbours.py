@@ -6,7 +6,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 from sklearn.neighbors import NearestNeighbors
 
-from unetrep_jax.neighbours import nearest, ranks
+from unetrep_jax import neighbours
+from unetrep_jax.neighbours import agreement, chance_of_agreement, distances_to, nearest, overlap, ranks
 from unetrep_jax.storage import InputError
 
 METRICS = ("cosine", "euclidean")
@@ -68,7 +69,7 @@ def test_the_chunk_size_changes_nothing(metric, dimensions):
     queries = np.concatenate([rows[:5], features(5, dimensions, seed=1)])
     whole, whole_ranks = nearest(queries, rows, 9, metric=metric), ranks(queries, rows, np.arange(10), metric=metric)
     for chunk_rows in (1, 7, 64):
-        chunk_bytes = chunk_rows * (24 * dimensions + 128 * 10)
+        chunk_bytes = chunk_rows * 32 * max(dimensions, chunk_rows)
         parts = nearest(queries, rows, 9, metric=metric, chunk_bytes=chunk_bytes)
         np.testing.assert_array_equal(parts.index, whole.index)
         np.testing.assert_array_equal(parts.distance, whole.distance)
@@ -141,9 +142,89 @@ def test_a_row_excluded_from_its_own_neighbours_still_finds_its_copies(metric):
     assert found.index[4, 0] == 70 and found.distance[4, 0] == 0
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_among_themselves_rows_have_the_same_neighbours_though_each_pair_is_multiplied_once(metric, exclude_self):
+    rows = features(150)[np.random.default_rng(5).integers(0, 150, 230)]
+    rows[[3, 77]] = 0
+    settings = {"metric": metric, "exclude_self": exclude_self}
+    apart = nearest(rows.copy(), rows, 6, **settings)  # another array, and a single block
+    for side in (12, 100):
+        found = nearest(rows, rows, 6, chunk_bytes=32 * side * max(20, side), **settings)
+        np.testing.assert_array_equal(found.index, apart.index)
+        np.testing.assert_array_equal(found.distance, apart.distance)
+
+
 def test_all_other_rows_can_be_asked_for():
     found = nearest(features(6), features(6), 5, exclude_self=True)
     np.testing.assert_array_equal(np.sort(found.index, 1), [[j for j in range(6) if j != i] for i in range(6)])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_come_ever_nearer_are_all_looked_at(metric):
+    angles = np.linspace(3, 0, 700)
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1)
+    found = nearest(rows[-1:] * 2, rows, 4, metric=metric, chunk_bytes=32 * 50**2)
+    np.testing.assert_array_equal(found.index[0], [699, 698, 697, 696])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("value", [0, 1, 0.1])
+def test_copies_of_one_image_do_not_have_all_their_pairs_looked_at(metric, value, monkeypatch):
+    rows, looked_at = np.full((600, 8), value, np.float32), []
+    distances = neighbours._distances
+    monkeypatch.setattr(neighbours, "_distances", lambda *given: looked_at.append(len(given[-1])) or distances(*given))
+    found = nearest(rows, rows, 3, metric=metric, exclude_self=True, chunk_bytes=32 * 100**2)
+    assert sum(looked_at) <= 600 * 3 * neighbours.CROWD
+    np.testing.assert_array_equal(found.index, [[j for j in range(5) if j != i][:3] for i in range(600)])
+    np.testing.assert_array_equal(found.distance, float(metric == "cosine" and value == 0))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_lengths_over_sixty_orders_of_magnitude_lose_nothing(metric):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 5)) * np.logspace(-30, 30, 300)[rng.permutation(300), None]
+    queries = rng.normal(size=(40, 5)) * np.logspace(-30, 30, 40)[:, None]
+    with np.errstate(all="raise"):
+        found = nearest(queries, rows, 3, metric=metric, chunk_bytes=32 * 40**2)
+    brute = all_distances(queries, rows, metric)
+    np.testing.assert_allclose(found.distance, np.sort(brute, 1)[:, :3], rtol=1e-6)
+    np.testing.assert_array_equal(found.index[:, 0], brute.argmin(1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dimensions", [2, 700, 30_000])
+def test_bounds_hold_whatever_single_precision_does(metric, dimensions):
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.uniform(0.999, 1, (20, dimensions)), rng.normal(size=(20, dimensions))]).astype(
+        np.float32
+    )
+    search = neighbours._prepared(vectors, vectors, metric, 1 << 26)
+    [(a, b, product)] = neighbours._tiles(search, vectors, vectors)
+    h = np.square(all_distances(vectors, vectors, "euclidean")) * dimensions / 2
+    h = all_distances(vectors, vectors, "cosine") if metric == "cosine" else h
+    for part, value in neighbours._values(search, a, b, product):
+        units, own = a.scale * b.scale, a.half[part, None]
+        upper = (value + neighbours._gap(search, a, b)).astype(float) * units + (1 + search.single) * own
+        lower = value.astype(float) * units + (1 - search.single) * own
+        assert (lower <= h[part] + 1e-12).all() and (h[part] - 1e-12 <= upper).all()
+        assert (upper - lower <= 4 * search.single * (own + b.half) + 1e-12).all()
+
+
+def test_every_pair_is_reported_once():
+    rows = features(50)
+    for queries, total in ((rows, 2500), (rows[:7], 350)):
+        pairs = []
+        nearest(queries, rows, 2, on_pairs=pairs.append, chunk_bytes=32 * 20**2)
+        assert sum(pairs) == total and len(pairs) > 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_to_given_rows_are_those_of_the_search(metric, stored):
+    queries = photographs(8, seed=1)
+    found = nearest(queries, stored, 20, metric=metric)
+    given = distances_to(queries, stored, found.index, metric=metric, chunk_bytes=30_000)
+    np.testing.assert_array_equal(given, found.distance)
 
 
 # ranks
@@ -182,20 +263,24 @@ def test_dead_representations_rank_in_the_middle_too():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("shape", "asking"), [((300, 32, 32, 3), 5), ((2000, 16), 200)], ids=["large", "many"])
+@pytest.mark.parametrize(
+    ("shape", "asking"),
+    [((300, 32, 32, 3), 5), ((1000, 16), 100), ((200, 16, 16, 3), 200)],
+    ids=["large", "many", "pairs"],
+)
 def test_memory_stays_within_the_chunk_bytes(metric, shape, asking, tmp_path):
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
     all_alike = np.broadcast_to(rows[:1], shape)  # every pair ties and has to be looked at
-    queries, chunk_bytes = rows[:asking], 2 << 20
-    held = 8 * queries.size + 64 * asking * 3
+    chunk_bytes = 2 << 20
     for searched in (rows, all_alike):
+        queries = searched if asking == len(rows) else rows[:asking]
         tracemalloc.start()
         nearest(queries, searched, 3, metric=metric, chunk_bytes=chunk_bytes)
         ranks(queries, searched, np.zeros(asking, int), metric=metric, chunk_bytes=chunk_bytes)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < chunk_bytes + 3 * held
+        assert peak < chunk_bytes + 64 * asking * 3
 
 
 def test_each_row_is_read_once():
@@ -213,6 +298,39 @@ def test_each_row_is_read_once():
 def test_no_queries_have_no_neighbours():
     assert nearest(features(0), features(9), 2).index.shape == (0, 2)
     assert ranks(features(0), features(9), np.zeros(0, np.int64)).shape == (0,)
+
+
+# what neighbours share
+
+
+def test_agreement_is_the_share_of_neighbours_with_the_label():
+    labels = np.array([0, 0, 1, 1, 2])
+    index = np.array([[1, 2], [0, 3], [3, 0]])
+    np.testing.assert_array_equal(agreement(index, labels, np.array([0, 0, 2])), [0.5, 0.5, 0])
+
+
+def test_chance_of_agreement_is_that_of_permuted_labels():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, 60, p=[0.55, 0.25, 0.15, 0.05])
+    index = nearest(features(60), features(60), 5, exclude_self=True).index
+    permuted = [agreement(index, labels := rng.permutation(labels), labels).mean() for _ in range(4000)]
+    assert chance_of_agreement(labels) == pytest.approx(np.mean(permuted), abs=4 * np.std(permuted) / 60)
+    assert chance_of_agreement(np.zeros(9, int)) == 1 and chance_of_agreement(np.arange(9)) == 0
+    assert np.isnan(chance_of_agreement(np.zeros(1, int)))
+
+
+def test_overlap_counts_common_neighbours_wherever_they_stand():
+    first, second = np.array([[3, 1, 2], [4, 5, 6], [7, 8, 9]]), np.array([[2, 3, 9], [0, 1, 2], [9, 8, 7]])
+    np.testing.assert_allclose(overlap(first, second), [2 / 3, 0, 1])
+
+
+def test_overlap_by_chance_is_the_share_of_rows_that_are_neighbours():
+    rng = np.random.default_rng(0)
+    first, second = (np.stack([rng.choice(40, 10, replace=False) for _ in range(4000)]) for _ in range(2))
+    assert overlap(first, second).mean() == pytest.approx(10 / 40, abs=0.006)
+
+
+# what is refused
 
 
 ROWS, BROKEN = features(9), features(9)
@@ -233,7 +351,7 @@ BROKEN[6, 2] = np.nan
         (lambda: nearest(ROWS, ROWS, 0), "0 neighbours"),
         (lambda: nearest(BROKEN, ROWS, 1), "query 6 holds NaN"),
         (lambda: nearest(ROWS, BROKEN, 1, chunk_bytes=3000), "row 6 holds NaN"),
-        (lambda: ranks(ROWS[:1], np.float32([[np.inf] * 20]), np.array([0])), "target 0 holds NaN, infinity"),
+        (lambda: ranks(ROWS[:1], np.float32([[np.inf] * 20]), np.array([0])), "row 0 holds NaN, infinity"),
         (lambda: ranks(ROWS, ROWS, np.arange(8)), r"targets \[8\] of 9 queries"),
         (lambda: ranks(ROWS, ROWS, np.arange(9) + 1), "a row number from 0 to 8"),
         (lambda: ranks(ROWS, ROWS, np.arange(9) - 1), "a row number from 0 to 8"),

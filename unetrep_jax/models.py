@@ -20,6 +20,7 @@ from unetrep_jax.storage import InputError
 NORM_AXES = {"layer": (1, 2, 3), "instance": (1, 2)}
 NORM_EPSILON = 1e-5
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PADDINGS = ("zero", "circular")
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -58,34 +59,40 @@ class Norm(nn.Module):
         return divide_by_deviation(x.astype(jnp.float32), NORM_AXES[self.norm]) * gain
 
 
-@jax.custom_vjp
-def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "b h w o"]:
-    """Convolution of odd size with zero padding, stride 1. Its derivative with respect to `x` is a `convolve` too.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], padding: str = "zero"
+) -> Float[Array, "b h w o"]:
+    """Convolution of odd size, stride 1. Its derivative with respect to `x` is a `convolve` of the same padding too.
 
         out[r, c, o] = sum_{a, b, i} kernel[a, b, i, o] x[r + a - k // 2, c + b - k // 2, i]
         d/dx: convolve(out's cotangent, kernel with rows and columns reversed, in and out exchanged)
+
+    Outside the image x is 0 ("zero"), or x again, as if its opposite edges met ("circular": rows count modulo h, columns modulo w).
 
     JAX's own derivative is the same sum as a convolution with a reversed window. XLA compiles that, on CPU, to a routine 3 to 9
     times slower than a plain convolution wherever it stands inside a loop; written so, loops over gradients run at full speed,
     and one program serves every backend. Only reverse-mode differentiation is defined: for J v use two reverse passes.
     """
-    return _convolve(x, kernel)
+    return _convolve(x, kernel, padding)
 
 
-def _convolve(x, kernel):
+def _convolve(x, kernel, padding):
     pad = kernel.shape[0] // 2
-    padding = ((pad, pad), (pad, pad))
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    around = ((pad, pad), (pad, pad))
+    if padding == "circular":
+        x, around = jnp.pad(x, ((0, 0), *around, (0, 0)), mode="wrap"), "VALID"
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _convolve_forward(x, kernel):
-    return _convolve(x, kernel), (x, kernel)
+def _convolve_forward(x, kernel, padding):
+    return _convolve(x, kernel, padding), (x, kernel)
 
 
-def _convolve_backward(inputs, cotangent):
+def _convolve_backward(padding, inputs, cotangent):
     x, kernel = inputs
-    to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
-    (to_kernel,) = jax.vjp(lambda kernel: _convolve(x, kernel), kernel)[1](cotangent)
+    to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), padding)
+    (to_kernel,) = jax.vjp(lambda kernel: _convolve(x, kernel, padding), kernel)[1](cotangent)
     return to_x, to_kernel
 
 
@@ -93,23 +100,25 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class Conv(nn.Module):
-    """3x3 convolution with zero padding: kernel [3, 3, in, out] and, with `bias`, bias [out].
+    """3x3 convolution, as large as its input: kernel [3, 3, in, out] and, with `bias`, bias [out].
 
     Attributes:
       width: output channels.
       bias: whether there is one.
       dtype: of the computation; parameters are float32.
+      padding: one of `PADDINGS`; see `convolve`.
     """
 
     width: int
     bias: bool
     dtype: Any
+    padding: str = "zero"
 
     @nn.compact
     def __call__(self, x):
         """[b h w in] -> [b h w out]."""
         kernel = self.param("kernel", kaiming_normal, (3, 3, x.shape[-1], self.width))
-        out = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        out = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
         if not self.bias:
             return out
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
@@ -140,7 +149,7 @@ class Upsample(nn.Module):
 
 
 class Block(nn.Module):
-    """A run of layers at one scale; a layer is 3x3 convolution (zero padding), norm, ReLU.
+    """A run of layers at one scale; a layer is 3x3 convolution, norm, ReLU.
 
     Attributes:
       widths: output channels of each layer.
@@ -156,6 +165,7 @@ class Block(nn.Module):
     first_norm: bool = True
     last_linear: bool = False
     upsample_to: int = 0
+    padding: str = "zero"
 
     @nn.compact
     def __call__(self, x, skip=None):
@@ -166,7 +176,7 @@ class Block(nn.Module):
         activations = []
         for k, width in enumerate(self.widths):
             linear = self.last_linear and k == len(self.widths) - 1
-            x = Conv(width, self.bias, jnp.float32 if linear else self.dtype, name=f"conv{k}")(x)
+            x = Conv(width, self.bias, jnp.float32 if linear else self.dtype, self.padding, name=f"conv{k}")(x)
             if linear:
                 continue
             if k or self.first_norm:
@@ -211,6 +221,8 @@ class UNet(nn.Module):
       image_channels: 3 for colour, 1 for grey.
       gain_init: "near_zero" (published) or "one".
       dtype: "float32" or "bfloat16" for the convolutions and activations; parameters, norms and outputs stay float32.
+      padding: what the 3x3 convolutions see outside the image: "zero" (the paper) or "circular", its opposite edges as if they met:
+        then moving the image round by multiples of the stride moves every activation round and changes no channel average.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -222,6 +234,7 @@ class UNet(nn.Module):
     image_channels: int = 3
     gain_init: str = "near_zero"
     dtype: str = "float32"
+    padding: str = "zero"
 
     @property
     def scales(self) -> int:
@@ -244,7 +257,12 @@ class UNet(nn.Module):
         """Denoises; see the class."""
         check_image_shape(images.shape, self)
         block = functools.partial(
-            Block, norm=self.norm, bias=self.bias, gain_init=self.gain_init, dtype=DTYPES[self.dtype]
+            Block,
+            norm=self.norm,
+            bias=self.bias,
+            gain_init=self.gain_init,
+            dtype=DTYPES[self.dtype],
+            padding=self.padding,
         )
         scale = None if self.bias else root_mean_square(images)
         x = images if self.bias else images / scale
@@ -338,7 +356,7 @@ def _nearest(word: str, known: Any) -> str:
 
 
 def _check(model: UNet) -> None:
-    for setting, table in (("norm", NORM_AXES), ("dtype", DTYPES), ("gain_init", GAIN_INITS)):
+    for setting, table in (("norm", NORM_AXES), ("dtype", DTYPES), ("gain_init", GAIN_INITS), ("padding", PADDINGS)):
         value = getattr(model, setting)
         if value not in table:
             raise InputError(f"model.{setting} {value!r} is unknown{_nearest(str(value), table)}")

@@ -58,7 +58,8 @@ class Claim(NamedTuple):
       published: the published number, with its source's precision; None where there is none.
       here: the number found, as it is printed, with its unit or what it counts.
       null: the same number where the claim cannot hold: the untrained network, permuted channels, chance, pixels.
-      holds: "yes", "no" or "in part"; "" where that cannot be said.
+      holds: "yes" where the number supports the claim and the null does not, "in part" where the null does too, or where only a
+        part of the claim is supported, "no"; "" where that cannot be said.
     """
 
     claim: str
@@ -66,6 +67,11 @@ class Claim(NamedTuple):
     here: str
     null: str
     holds: str = ""
+
+
+def verdict(here: bool, null: bool = False) -> str:
+    """`Claim.holds`, from whether the number found here supports the claim, and whether the null does."""
+    return ("in part" if null else "yes") if here else "no"
 
 
 class Section(NamedTuple):
@@ -149,13 +155,16 @@ def _numbered(kind: str, caption: str, numbers: dict[str, int]) -> str:
 
 _CLAIMS_TEXT = (
     "What the paper says of its network, trained on ImageNet, beside the same number for the network analysed here, and beside "
-    "its null: what one gets where the claim cannot hold."
+    "its null: what one gets where the claim cannot hold. A claim holds where the number here supports it and the null does not; "
+    "in part, where the null supports it as well, or the number supports some of it."
 )
 
 
 def _claims_table(claims: Sequence[Claim]) -> Table:
     rows = [(claim.claim, claim.published, claim.here, claim.null, claim.holds or None) for claim in claims]
-    return Table("What is claimed, and what was found.", ("claim", "published", "here", "null", "holds"), rows, prose=True)
+    return Table(
+        "What is claimed, and what was found.", ("claim", "published", "here", "null", "holds"), rows, prose=True
+    )
 
 
 _NUMBER = re.compile(r"[-−+±<>≈~]?\s?\.?\d|(nan|inf|–|)$")

@@ -21,28 +21,31 @@ def separation_scatter(
     """How far centroids are from their nearest, against how far their members spread on the line between the two.
 
     Lines mark distance / spread = 1, 2 and 4 (the paper, figure 8 of v1, figure 6 of v2). A panel for each representation
-    or null; they share axes, so distances and spreads must be in units that compare, as of the features' total deviation.
+    or null; they share logarithmic axes, so distances and spreads must be in units that compare, as of the features' total
+    deviation. Distances that are not positive, as held-out ones may be, are counted in the panel.
 
     Args:
       panels: title -> name of the images measured on -> (distances ||phi_1 - phi_2||, spreads along that direction), a pair of
         centroids each.
     """
     rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
-    figure = Figure(figsize=(1.75 * columns + 0.4, 2.0 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(1.7 * columns + 0.4, 1.9 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    grid[0].set(xscale="log", yscale="log")
     drawn = [_draw_pairs(axes, groups) for axes, groups in zip(grid, panels.values(), strict=False)]
-    everything = np.concatenate([*drawn, np.zeros((1, 2))])
-    right, top = 1.06 * everything.max(0) + 1e-12
+    everything = np.concatenate([*drawn, np.empty((0, 2))])
+    low, high = _frame(everything)
     for axes, title, pairs in zip(grid, panels, drawn, strict=False):
-        axes.set_title(textwrap.fill(title, 28), pad=12, fontsize=7.5)
-        axes.label_outer(remove_inner_ticks=True)
+        axes.set_title(textwrap.fill(title, 28), pad=14, fontsize=7.5)
         if len(pairs):
-            _ratio_lines(axes, top, right)
+            _ratio_lines(axes, low, high)
         else:
             no_data(axes)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    grid[0].set(xlim=(0, right), ylim=(min(0, 1.06 * everything[:, 1].min()), top))
+    for place, axes in enumerate(grid):
+        axes.tick_params(labelleft=place % columns == 0, labelbottom=place + columns >= len(panels), which="both")
+        if place >= len(panels):
+            axes.set_axis_off()
+    grid[0].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     figure.supxlabel("spread along the line between the two", fontsize=8)
     figure.supylabel("distance to the nearest centroid", fontsize=8)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -50,23 +53,39 @@ def separation_scatter(
 
 
 def _draw_pairs(axes: Axes, groups: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Draws (spread, distance) of every pair that has both; returns them."""
-    drawn = [np.empty((0, 2))]
+    """Draws (spread, distance) of every pair in which both are positive; returns them, and says how many are not."""
+    drawn, below, total = [np.empty((0, 2))], 0, 0
     for (name, (distance, spread)), colour, marker in zip(groups.items(), cycle(COLOURS), cycle(MARKERS), strict=False):
         pairs = np.stack([spread, distance], -1)
-        drawn.append(pairs[np.isfinite(pairs).all(-1)])
-        axes.scatter(*drawn[-1].T, s=9, color=colour, marker=marker, alpha=0.55, linewidth=0, label=name)
+        pairs = pairs[np.isfinite(pairs).all(-1)]
+        drawn.append(pairs[(pairs > 0).all(-1)])
+        below, total = below + len(pairs) - len(drawn[-1]), total + len(pairs)
+        axes.scatter(*drawn[-1].T, s=8, color=colour, marker=marker, alpha=0.5, linewidth=0, label=name)
+    if below:
+        text = f"{below:,} of {total:,} at 0 or below"
+        axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", fontsize=6, color=GREY)
     return np.concatenate(drawn)
 
 
-def _ratio_lines(axes: Axes, top: float, right: float) -> None:
-    """Lines from the origin to the frame; each says its ratio where it leaves."""
+def _frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of both logarithmic axes."""
+    if not len(points):
+        return np.full(2, 0.1), np.ones(2)
+    return points.min(0) / 1.3, points.max(0) * 1.3
+
+
+def _ratio_lines(axes: Axes, low: np.ndarray, high: np.ndarray) -> None:
+    """Lines of equal ratio; each says its ratio where it leaves the frame, if it passes through."""
     for ratio in (1, 2, 4):
-        x = min(right, top / ratio)
-        axes.plot([0, x], [0, ratio * x], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        at_top = x < right
+        first, last = max(low[0], low[1] / ratio), min(high[0], high[1] / ratio)
+        if first >= last:
+            continue
+        axes.plot(
+            [first, last], [ratio * first, ratio * last], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1
+        )
+        at_top = last < high[0]
         axes.annotate(
-            f"{ratio}", (x, ratio * x), (0, 2) if at_top else (2, 0), textcoords="offset points", color="#555555",
+            f"{ratio}", (last, ratio * last), (0, 2) if at_top else (2, 0), textcoords="offset points", color="#555555",
             ha="center" if at_top else "left", va="bottom" if at_top else "center", fontsize=7, annotation_clip=False,
         )  # fmt: skip
 

@@ -29,6 +29,7 @@ class Context(NamedTuple):
       facts: what is needed to judge and to repeat the analysis, for the head of the report.
       training_log: the run's `metrics.jsonl`, where there is one.
       outdir: folder of all results.
+      circular: opens the same weights with circular padding; None where the denoiser is not one of `models`.
     """
 
     denoiser: Denoiser
@@ -41,6 +42,7 @@ class Context(NamedTuple):
     facts: dict[str, Any]
     training_log: Path
     outdir: Path
+    circular: Callable[[], Denoiser | None] = lambda: None
 
     @property
     def sigmas(self) -> np.ndarray:
@@ -119,28 +121,41 @@ def phi_of(context: Context, images: np.ndarray) -> np.ndarray:
     return np.concatenate(list(phi_batches(context, images)))
 
 
-def phi_batches(context: Context, images: np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
-    """The same batch by batch, from image `first` on."""
+def phi_batches(
+    context: Context, images: np.ndarray, first: int = 0, *, sigma: float | None = None, untrained: bool = False
+) -> Iterator[np.ndarray]:
+    """The same batch by batch, from image `first` on; at another noise level (x 255), or of the untrained network, when asked."""
     settings = context.settings
+    sigma = settings.sigma if sigma is None else sigma
+    denoiser = context.untrained() if untrained else context.denoiser
     step = devices.parallel_map(
-        representation.noise_averages_of(context.denoiser.represent, seed=settings.seed), settings.batch_size
+        representation.noise_averages_of(denoiser.represent, seed=settings.seed), settings.batch_size
     )
-    constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
+    constants = (np.float32(sigma) / np.float32(255), np.int32(settings.draws if sigma else 1))
     for start in range(first, len(images), settings.batch_size):
         index = np.arange(start, min(start + settings.batch_size, len(images)), dtype=np.int32)
         yield step(constants, (np.asarray(images[index]), index))
 
 
-def phi_to(folder: Path, context: Context, images: np.ndarray, label: str) -> np.ndarray:
+def phi_to(
+    folder: Path,
+    context: Context,
+    images: np.ndarray,
+    label: str,
+    *,
+    sigma: float | None = None,
+    untrained: bool = False,
+) -> np.ndarray:
     """The same, streamed to `folder`: made once, and killed, it goes on where it was. A memory map."""
     settings = context.settings
-    what = [settings.sigma, settings.draws, settings.seed, images.shape]
+    what = [settings.sigma if sigma is None else sigma, settings.draws, settings.seed, images.shape]
+    what += ["untrained"] * untrained
     key = storage.fingerprint("phi", context.identity, context.training_identity, what)
     if not storage.is_complete(folder, key):
         width = jax.eval_shape(context.denoiser.represent, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
         writer = storage.RowWriter(folder, key, len(images), {"phi": (width.shape[1:], np.float32)})
         with storage.Progress(label, len(images), done=writer.rows_done) as progress:
-            for rows in phi_batches(context, images, writer.rows_done):
+            for rows in phi_batches(context, images, writer.rows_done, sigma=sigma, untrained=untrained):
                 writer.append(phi=rows)
                 progress.advance(len(rows))
         writer.finish()

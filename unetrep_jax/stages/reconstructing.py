@@ -259,4 +259,3 @@ def finish_step(denoiser: Denoiser, settings: reconstruction.Settings) -> Callab
         return reconstruction.finish(denoiser, _unpacked(state), log, settings)
 
     return end
-

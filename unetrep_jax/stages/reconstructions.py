@@ -208,7 +208,54 @@ def section_reconstructions(context: Context, arrays: Arrays, summary: dict) -> 
             ),
             *matching_figures(context, arrays),
         ],
+        reconstruction_claims(summary),
     )
+
+
+def reconstruction_claims(summary: dict) -> list[report.Claim]:
+    """What the paper says of its samples, in numbers (it gives none), beside the arms that are its null."""
+    made, total = summary["arms"], next(iter(summary["arms"].values()))["images_ranked"]
+    nulls = {"unmatched": "no matching", "untrained": "phi of the untrained network", "pca": "principal components"}
+    nulls = {name: title for name, title in nulls.items() if name in made}
+    apart = summary["unrelated"].get("correlation", {})
+
+    def rank(arm):
+        return f"{median(arm['rank_phi'], 0)} of {total:,}"
+
+    def pictures(arm):
+        return f"correlation {median(arm['correlation'], 2) or '–'}, PSNR {median(arm['psnr'], 1) or '–'} dB"
+
+    def beside(of):
+        return "; ".join(f"{title}: {of(made[name])}" for name, title in nulls.items())
+
+    def value(name, key):
+        return float(made[name][key]["median"] or np.nan)
+
+    controls = [name for name in nulls if name != "pca"]  # which uses pixels, and is no null but a rival
+    near = {name: value(name, "rank_phi") for name in ("schedule", *controls)}
+    alike = {name: value(name, "correlation") for name in ("schedule", *controls)}
+    between = median(made["schedule"]["between_samples"].get("correlation"), 2)
+    return [
+        report.Claim(
+            "Samples made from phi alone are close to their target in phi (median rank of the target among all images).",
+            None,
+            rank(made["schedule"]),
+            "; ".join(filter(None, [beside(rank), f"chance: {total / 2:,.0f}"])),
+            report.verdict(near["schedule"] < total / 10, any(near[name] < 2 * near["schedule"] for name in controls)),
+        ),
+        report.Claim(
+            "They share layout and patterns with it, and are far from equal to it as pictures.",
+            None,
+            pictures(made["schedule"]) + (f"; correlation between samples {between}" if between else ""),
+            "; ".join(
+                filter(None, [beside(pictures), f"two different targets: correlation {median(apart, 2) or '–'}"])
+            ),
+            report.verdict(
+                float(apart.get("median") or 0) + 0.1 < alike["schedule"] < 0.95,
+                any(alike[name] >= alike["schedule"] for name in controls),
+            ),
+        ),
+    ]
 
 
 def settings_text(arm: dict) -> str:

@@ -8,23 +8,47 @@ from typing import Any
 import numpy as np
 
 from unetrep_jax import figures, report, storage
-from unetrep_jax.stages import clustering, denoising, reconstructions, sampled, sparsity
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.stages import (
+    architecture,
+    clustering,
+    denoising,
+    embedding,
+    location,
+    neighbouring,
+    probing,
+    reconstructions,
+    robustness,
+    sampled,
+    selecting,
+    sparsity,
+    subspaces,
+    top_images,
+)
 from unetrep_jax.stages.context import Context, Stage, picture
 
+BOTH = ("representations", "untrained")
+SCHEDULE = (
+    "schedule_levels",
+    "schedule_sigma_0",
+    "schedule_sigma_end",
+    "target_draws",
+    "matching_steps",
+    "matching_epsilon",
+)
+
+# Settings that a result depends on (all but how many images are worked on at once), stages whose files it reads.
 STAGES = {
+    "architecture": Stage((), (), architecture.run_architecture, architecture.section_architecture),
     "denoising": Stage(
         ("first_images", "spectrum_images", "seed"), (), denoising.run_denoising, denoising.section_denoising
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
-    "sparsity": Stage(("sigma",), ("representations", "untrained"), sparsity.run_sparsity, sparsity.section_sparsity),
-    "clusters": Stage(
-        ("sigma", "clusters", "cluster_seeds", "cluster_runs", "seed"),
-        ("representations", "untrained"),
-        clustering.run_clusters,
-        clustering.section_clusters,
+    "sparsity": Stage(("sigma",), BOTH, sparsity.run_sparsity, sparsity.section_sparsity),
+    "robustness": Stage(
+        ("sigma", "robustness_sigma", "seed"), BOTH, robustness.run_robustness, robustness.section_robustness
     ),
     "samples": Stage(
         (
@@ -46,16 +70,11 @@ STAGES = {
     ),
     "reconstructions": Stage(
         (
+            *SCHEDULE,
             "targets",
             "samples_per_target",
             "control_targets",
             "published_targets",
-            "schedule_levels",
-            "schedule_sigma_0",
-            "schedule_sigma_end",
-            "target_draws",
-            "matching_steps",
-            "matching_epsilon",
             "adaptive_sigma_end",
             "adaptive_h0",
             "adaptive_beta",
@@ -67,8 +86,64 @@ STAGES = {
         reconstructions.run_reconstructions,
         reconstructions.section_reconstructions,
     ),
+    "selectivity": Stage(
+        ("sigma", "selectivity_simulations", "seed"), BOTH, selecting.run_selectivity, selecting.section_selectivity
+    ),
+    "top_images": Stage(
+        ("sigma", "top_images_per_channel", "top_images_channels", "top_images_common", "top_images_targets", "seed"),
+        (*BOTH, "selectivity"),
+        top_images.run_top_images,
+        top_images.section_top_images,
+    ),
+    "clusters": Stage(
+        ("sigma", "clusters", "cluster_seeds", "cluster_runs", "cluster_members", "seed"),
+        BOTH,
+        clustering.run_clusters,
+        clustering.section_clusters,
+    ),
+    "subspaces": Stage(
+        ("sigma", "clusters", "cluster_runs", "seed"),
+        (*BOTH, "selectivity", "clusters"),
+        subspaces.run_subspaces,
+        subspaces.section_subspaces,
+    ),
+    "neighbours": Stage(
+        ("sigma", "neighbours", "neighbour_targets", "seed"),
+        BOTH,
+        neighbouring.run_neighbours,
+        neighbouring.section_neighbours,
+    ),
+    "probe": Stage(("sigma", "probe_sigmas", "probe_images", "seed"), BOTH, probing.run_probe, probing.section_probe),
+    "embedding": Stage(
+        (
+            *SCHEDULE,
+            "embedding_pairs",
+            "embedding_reconstructed_pairs",
+            "embedding_samples",
+            "embedding_draws",
+            "embedding_levels",
+            "embedding_sigma_end",
+            "embedding_updates",
+            "sigma",
+            "seed",
+        ),
+        ("representations",),
+        embedding.run_embedding,
+        embedding.section_embedding,
+    ),
+    "location": Stage(
+        ("sigma", "draws", "location_images", "location_composites", "seed"),
+        (),
+        location.run_location,
+        location.section_location,
+    ),
 }
-READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions")
+READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions", "probe", "embedding")
+# The order of the paper's figures, where there is one.
+SECTIONS = (
+    "architecture", "denoising", "sparsity", "robustness", "samples", "reconstructions", "selectivity", "top_images", "subspaces",
+    "neighbours", "clusters", "probe", "embedding", "location",
+)  # fmt: skip
 
 
 def stage_key(context: Context, name: str) -> str:
@@ -91,26 +166,41 @@ def wanted_stages(only: list[str] | None) -> list[str]:
 
 
 def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> None:
-    """Runs what is wanted and not there yet."""
+    """Runs what is wanted and not there yet.
+
+    Raises:
+      InputError: some stages cannot be made from these settings, images or denoiser; all others were.
+    """
     wanted = wanted_stages(only)
     if idle := [name for name in redo if name not in wanted]:
         raise storage.InputError(f"--redo {idle[0]}: --only leaves that stage out; name it there too.")
+    left_out: dict[str, str] = {}
     for name in wanted:
+        if missing := [other for other in STAGES[name].needs if other in left_out]:
+            left_out[name] = f"needs {missing[0]}"
+            continue
         folder, key = context.outdir / name, stage_key(context, name)
         if name not in redo and storage.is_complete(folder, key):
             print(f"{name}: unchanged", flush=True)
             continue
         began = time.monotonic()
-        STAGES[name].run(context, folder, key)
+        try:
+            STAGES[name].run(context, folder, key)
+        except storage.InputError as error:
+            left_out[name] = str(error)
+            print(f"{name}: left out", flush=True)
+            continue
         print(f"{name}: done in {storage.duration(time.monotonic() - began)}", flush=True)
+    if left_out:
+        raise storage.InputError("; ".join(f"{name}: {why}" for name, why in left_out.items()))
 
 
 def write_report(context: Context) -> Path:
     """Figures, `summary.json` and `report.html`, from the arrays of all stages that are up to date."""
     summary, sections = {"facts": context.facts}, [section_training(context)]
-    for name, stage in STAGES.items():
-        folder = context.outdir / name
-        if stage.section is None or not storage.is_complete(folder, stage_key(context, name)):
+    for name in SECTIONS:
+        folder, stage = context.outdir / name, STAGES[name]
+        if not storage.is_complete(folder, stage_key(context, name)):
             continue
         summary[name] = storage.read_json(folder / "summary.json")
         with np.load(folder / "arrays.npz") as arrays:

@@ -140,4 +140,41 @@ def section_sparsity(context: Context, arrays: Arrays, summary: dict) -> Any:
                 "Participation ratio of each block's output against the noise level.",
             ),
         ],
+        sparsity_claims(inputs, summary),
     )
+
+
+def sparsity_claims(inputs: dict[str, str], summary: dict) -> list[report.Claim]:
+    """What the paper says of the ratios (figure 1; its numbers are read off the authors' slide)."""
+    encoders = [block for block in inputs if block.startswith("encoder")]
+    decoders = [block for block in inputs if block.startswith("decoder")]
+    chains = {
+        ("The participation ratio rises through the encoders.", "0.40 → 0.63 → 0.76"): (
+            [[inputs[encoders[0]], *encoders]] if encoders else [],
+            np.less,
+        ),
+        ("It falls in the middle block: phi is sparse.", "0.76 → 0.25"): ([[inputs["mid"], "mid"]], np.greater),
+        ("It falls in the decoders.", "0.76 → 0.48, 0.63 → 0.25"): ([[inputs[b], b] for b in decoders], np.greater),
+    }
+    return [
+        report.Claim(
+            claim,
+            published,
+            medians_text(summary["trained"], blocks),
+            f"{medians_text(summary['untrained'], blocks)} (untrained)",
+            report.verdict(*(ordered(summary[name], blocks, order) for name in ("trained", "untrained"))),
+        )
+        for (claim, published), (blocks, order) in chains.items()
+        if blocks
+    ]
+
+
+def medians_text(ratios: dict, chains: list[list[str]]) -> str:
+    """Medians block by block, as 0.40 → 0.63."""
+    return ", ".join(" → ".join(f"{ratios[block]['median']:.2f}" for block in chain) for chain in chains)
+
+
+def ordered(ratios: dict, chains: list[list[str]], order: Any) -> bool:
+    """Whether the medians of each chain of blocks follow the order."""
+    medians = [[ratios[block]["median"] for block in chain] for chain in chains]
+    return all(order(chain[:-1], chain[1:]).all() for chain in medians)

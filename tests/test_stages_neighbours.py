@@ -1,0 +1,317 @@
+"""The stages that look for neighbours and learn linear probes: numbers are those of the measures, and what is missing is said."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noqa: F401 (a fixture)
+
+from unetrep_jax import figures, noise, probes, representation, stages, storage
+from unetrep_jax.stages import neighbouring, probing
+from unetrep_jax.storage import InputError
+
+SETTINGS = {"neighbours": 4, "neighbour_targets": 3, "probe_sigmas": (100.0,), "probe_images": 40}
+RUN = {"neighbours": neighbouring.run_neighbours, "probe": probing.run_probe}
+SECTION = {"neighbours": neighbouring.section_neighbours, "probe": probing.section_probe}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    return tmp_path_factory.mktemp("swept")
+
+
+@pytest.fixture
+def context_of(make_context, swept, monkeypatch):  # noqa: F811
+    def make(needed=True, change=lambda context: context, saved=False, **settings):
+        if not saved:  # figures are drawn all the same
+            monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / f"{name}.png")
+        context = change(make_context(**SETTINGS | settings))
+        if needed:
+            for folder in swept.iterdir():  # what an earlier test swept is used where it fits, by its key
+                shutil.copytree(folder, context.outdir / folder.name)
+            stages.run_stages(context, ["representations", "untrained"], [])
+            for name in ("representations", "untrained"):
+                if not (swept / name).exists():
+                    shutil.copytree(context.outdir / name, swept / name)
+        return context
+
+    return make
+
+
+def ran(context, stage):
+    """Arrays, numbers, the section, and all that it says."""
+    folder = context.outdir / stage
+    RUN[stage](context, folder, "key")
+    return read(context, stage)
+
+
+def read(context, stage):
+    with np.load(context.outdir / stage / "arrays.npz") as arrays:
+        arrays = dict(arrays)
+    summary = storage.read_json(context.outdir / stage / "summary.json")
+    section = SECTION[stage](context, arrays, summary)
+    page = str(section)
+    assert "nan" not in page
+    return arrays, summary, section, page
+
+
+def phi_at(context, stage, level):
+    means = np.load(context.outdir / stage / "mean.npy")[:, level]
+    return representation.layout(context.denoiser, context.images.images.shape[1:]).of(means, "mid")
+
+
+def neighbours_by_scikit_learn(features, metric):
+    flat = features.reshape(len(features), -1).astype(float)
+    return NearestNeighbors(n_neighbors=4, algorithm="brute", metric=metric).fit(flat).kneighbors(return_distance=False)
+
+
+def with_images(**changes):
+    return lambda context: context._replace(images=context.images._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [
+        ("neighbours", ["neighbours_1", "neighbours_2", "neighbours_by_noise"]),
+        ("probe", ["probe_accuracy", "probe_paths"]),
+    ],
+)
+def test_figures_are_saved_under_their_names(context_of, stage, names):
+    context = context_of(saved=True)
+    _, _, section, _ = ran(context, stage)
+    assert [figure.path.stem for figure in section.figures] == names
+    assert sorted(path.name for path in (context.outdir / "figures").iterdir()) == sorted(
+        f"{name}.{kind}" for name in names for kind in ("pdf", "png")
+    )
+
+
+# neighbours
+
+
+def test_neighbours_agreement_and_overlap_are_those_of_scikit_learn(context_of):
+    context = context_of()
+    arrays, summary, section, page = ran(context, "neighbours")
+    phi, labels = phi_at(context, "representations", 2), context.images.labels
+    spaces = {
+        "phi": (phi, "cosine"),
+        "phi, centred": (phi - phi.mean(0), "cosine"),
+        "pixels": (context.images.images, "cosine"),
+        "pixels, Euclidean": (context.images.images, "euclidean"),
+    }
+    found = summary["groups"]["all"]
+    for space, (features, metric) in spaces.items():
+        index = neighbours_by_scikit_learn(features, metric)
+        np.testing.assert_array_equal(arrays[f"index/all/{space}"], index)
+        agreement = np.mean(labels[index] == labels[:, None])
+        interval = found["agreement"][space]["100"]
+        assert interval["mean"] == pytest.approx(agreement) and interval["low"] <= agreement <= interval["high"]
+        common = [len(set(a) & set(b)) / 4 for a, b in zip(index, arrays["index/all/phi"], strict=True)]
+        assert found["overlap_with_phi"][space]["100"]["mean"] == pytest.approx(np.mean(common))
+    assert found["overlap_by_chance"] == pytest.approx(4 / 59)
+    assert found["chance"]["class_frequencies"] == pytest.approx(19 / 59)
+    at_50 = neighbours_by_scikit_learn(phi_at(context, "representations", 1), "cosine")
+    assert found["agreement"]["phi"]["50"]["mean"] == pytest.approx(np.mean(labels[at_50] == labels[:, None]))
+    assert "same label" in page and "class frequencies" in page and section.claims[0].published is None
+
+
+def test_the_untrained_network_is_compared_on_the_images_that_it_saw(context_of):
+    context = context_of()
+    arrays, summary, section, _ = ran(context, "neighbours")
+    rows = context.untrained_subset
+    assert summary["groups"]["subset"]["images"] == len(rows) == 30
+    for space, features in {
+        "untrained phi": phi_at(context, "untrained", 2),
+        "phi": phi_at(context, "representations", 2)[rows],
+        "pixels": context.images.images[rows],
+    }.items():
+        np.testing.assert_array_equal(arrays[f"index/subset/{space}"], neighbours_by_scikit_learn(features, "cosine"))
+    assert section.claims[0].null.count("untrained network") == 1
+
+
+def test_where_the_untrained_network_saw_all_images_there_is_one_group(context_of):
+    context = context_of(untrained_images=0)
+    _, summary, section, _ = ran(context, "neighbours")
+    assert list(summary["groups"]) == ["all"] and "untrained phi" in summary["groups"]["all"]["agreement"]
+    assert "among 60" in section.claims[0].null
+
+
+def test_neighbours_of_an_image_are_alike_in_pixels_and_random_images_are_not(context_of):
+    context = context_of()
+    arrays, summary, _, page = ran(context, "neighbours")
+    images = context.images.images / 255
+    index = arrays["index/all/pixels, Euclidean"]
+    expected = np.sqrt(np.square(images[:, None] - images[index]).mean((2, 3, 4))).mean(1)
+    np.testing.assert_allclose(arrays["alike/pixels, Euclidean"], expected, rtol=1e-5)
+    alike = summary["alike"]
+    assert alike["pixels, Euclidean"]["median"] < alike["phi"]["third_quartile"] < alike["random images"]["median"]
+    assert "random images" in page
+
+
+def test_a_stage_that_was_killed_repeats_no_search(context_of, monkeypatch):
+    context = context_of()
+    search, calls = neighbouring.neighbours.nearest, []
+
+    def nearest(*given, **settings):
+        calls.append(len(given[0]))
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return search(*given, **settings)
+
+    monkeypatch.setattr(neighbouring.neighbours, "nearest", nearest)
+    with pytest.raises(KeyboardInterrupt):
+        RUN["neighbours"](context, context.outdir / "neighbours", "key")
+    arrays, summary, _, _ = ran(context, "neighbours")
+    searches = (2 * 3 + 3) + (4 * 3 + 3)
+    assert len(calls) == searches + 1 and not (context.outdir / "neighbours_kept").exists()
+    again, same, _, _ = ran(context, "neighbours")
+    assert same == summary
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(again[name], value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [(None, "have no labels"), (np.zeros(60, np.int32), "have the same label")]
+)
+@pytest.mark.parametrize("stage", ["neighbours", "probe"])
+def test_without_labels_that_differ_the_section_says_what_is_left_out(context_of, stage, labels, words):
+    context = context_of(change=with_images(labels=labels))
+    arrays, summary, section, page = ran(context, stage)
+    assert words in page and not section.claims
+    if stage == "neighbours":
+        assert "agreement" not in summary["groups"]["all"] and "overlap_with_working" in summary["groups"]["all"]
+        assert len(section.tables) == 1 and len(section.figures) == 3
+    else:
+        assert not section.tables and not arrays
+
+
+def test_grey_images_of_another_size_have_neighbours_and_probes(context_of):
+    def grey(context):
+        images = context.images.images[:, :6, :6, :1]
+        return context._replace(
+            images=context.images._replace(images=images, fingerprint="grey"),
+            denoiser=colour_denoiser(WEIGHTS[:1]),
+            untrained=lambda: colour_denoiser(-WEIGHTS[:1]),
+            identity="grey",
+        )
+
+    context = context_of(change=grey)
+    _, summary, _, _ = ran(context, "neighbours")
+    assert summary["groups"]["all"]["images"] == 60
+    _, summary, _, page = ran(context, "probe")
+    assert "another size" in page and summary["probes"]["phi, σ = 100/255"]["learnt"] == 30
+
+
+def test_a_dead_representation_has_neighbours_by_chance(context_of):
+    def dead(context):
+        zero = colour_denoiser(np.zeros_like(WEIGHTS))
+        return context._replace(denoiser=zero, untrained=lambda: zero, identity="dead")
+
+    context = context_of(change=dead)
+    _, summary, section, page = ran(context, "neighbours")
+    assert summary["common_part"] is None and summary["groups"]["all"]["agreement"]["phi"]["100"]["mean"] < 0.6
+    assert section.claims[0].holds == "no"
+    _, summary, section, page = ran(context, "probe")
+    assert summary["probes"]["phi, σ = 100/255"]["constant"] == 6 and section.claims[0].holds == "no"
+    assert "count for nothing" in page
+
+
+@pytest.mark.parametrize("count", [0, 30, 60])
+def test_more_neighbours_than_images_are_refused_in_one_line(context_of, count):
+    with pytest.raises(InputError, match=f"analysis.neighbours = {count} needs .*there are 60, and 30"):
+        RUN["neighbours"](context_of(False, neighbours=count), pathlib.Path("nowhere"), "key")
+
+
+# linear probes
+
+
+def test_a_probe_of_phi_is_that_of_scikit_learn(context_of):
+    context = context_of(probe_sigmas=(50.0, 100.0))
+    _, summary, section, _ = ran(context, "probe")
+    training = image_set(seed=1)
+    rows = np.sort(np.random.default_rng(0).permutation(60)[:40])
+    index = np.arange(40, dtype=np.int32)
+    sigma = jnp.float32(50) / jnp.float32(255)
+    key = noise.level_key(jax.random.key(0), sigma)
+    clean = noise.to_unit(jnp.asarray(training.images[rows]))
+    draws = [noise.add_noise(noise.image_keys(jax.random.fold_in(key, draw), index), clean, sigma) for draw in range(2)]
+    phi = np.mean([context.denoiser.represent(noisy) for noisy in draws], axis=0)
+    path = np.load(context.outdir / "probe_phi" / "representations_50" / "phi.npy")
+    np.testing.assert_allclose(path, phi, rtol=1e-5)
+    scaler = StandardScaler().fit(phi)
+    probe = summary["probes"]["phi, σ = 50/255"]
+    same = LogisticRegression(C=1 / (40 * probe["l2"]), max_iter=10_000).fit(
+        scaler.transform(phi), training.labels[rows]
+    )
+    expected = same.score(scaler.transform(phi_at(context, "representations", 1)), context.images.labels)
+    assert summary["top1"]["phi, σ = 50/255"]["mean"] == pytest.approx(expected, abs=2 / 60)
+    assert (
+        probe["learnt"] == 40
+        and probe["tested"] == 60
+        and summary["probes"]["untrained phi, σ = 50/255"]["tested"] == 30
+    )
+    assert "40 training images" in summary["source"] and "top5" not in summary  # three classes
+    assert section.claims[0].published is None and "labels permuted" in section.claims[0].null
+
+
+def test_colours_are_read_off_phi_and_not_off_permuted_labels(context_of):
+    _, summary, _, page = ran(context_of(), "probe")
+    assert summary["top1"]["phi, σ = 100/255"]["mean"] > 0.95
+    assert summary["top1"][probing.PERMUTED]["mean"] < 0.8
+    assert summary["largest_class"] == pytest.approx(1 / 3)
+    difference = summary["phi_is_right_more_by"][probing.COMPONENTS]
+    gained = summary["top1"]["phi, σ = 100/255"]["mean"] - summary["top1"][probing.COMPONENTS]["mean"]
+    assert difference["mean"] == pytest.approx(gained) and difference["low"] <= gained <= difference["high"]
+    assert "most frequent labels" in page
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (lambda: image_set(seed=1)._replace(class_names=("a", "b", "c")), "have other classes"),
+        (lambda: image_set(seed=1)._replace(labels=np.zeros(60, np.int32)), "have other classes"),
+        (lambda: image_set(seed=1)._replace(labels=None), "have no labels"),
+        (lambda: storage.read_json("/nowhere"), "are not at hand"),
+    ],
+)
+def test_where_training_images_cannot_teach_the_analysed_ones_are_halved(context_of, training, words):
+    context = context_of(training_images=training)
+    arrays, summary, _, page = ran(context, "probe")
+    assert words in page and not (context.outdir / "probe_phi").exists()
+    learnt, tested = summary["probes"]["phi, σ = 100/255"]["learnt"], arrays["rows/0"]
+    assert learnt == 30 and len(tested) == 30 == summary["probes"][probing.COMPONENTS]["tested"]
+    number = list(summary["probes"]).index("untrained phi, σ = 100/255")
+    few = summary["probes"]["phi of as few images, σ = 100/255"]
+    assert few["learnt"] == summary["probes"]["untrained phi, σ = 100/255"]["learnt"] < 30
+    assert few["learnt"] + few["tested"] == 30 and set(arrays[f"rows/{number}"]) < set(context.untrained_subset)
+
+
+def test_a_probe_stage_that_was_killed_goes_on_where_it_was(context_of, monkeypatch):
+    context = context_of()
+    learn, calls = probes.probe, []
+
+    def probe(*given, **settings):
+        calls.append(len(given[0]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return learn(*given, **settings)
+
+    monkeypatch.setattr(probing.probes, "probe", probe)
+    with pytest.raises(KeyboardInterrupt):
+        RUN["probe"](context, context.outdir / "probe", "key")
+    ran(context, "probe")
+    assert len(calls) == 4 + 1
+
+
+def test_a_noise_level_of_no_sweep_is_refused(context_of):
+    with pytest.raises(InputError, match="probe_sigmas has 70, which is not one of "):
+        RUN["probe"](context_of(False, probe_sigmas=(50.0, 70.0)), pathlib.Path("nowhere"), "key")
+
+
+def test_too_few_images_to_learn_from_are_said(context_of):
+    assert "only 8 images" in ran(context_of(False, probe_images=8), "probe")[3]

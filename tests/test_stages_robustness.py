@@ -1,0 +1,242 @@
+"""Robustness to noise: on averages whose change is known, and against loops over images and levels."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_stages import make_context  # noqa: F401 (a fixture)
+
+from unetrep_jax import representation, stages
+from unetrep_jax.figures import robustness as figures
+from unetrep_jax.stages import robustness
+
+LEVELS = (0.0, 10.0, 30.0, 50.0, 100.0, 300.0)
+BLOCKS = ("encoder0", "encoder1", "mid", "decoder1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """XLA compiles these tiny programs several times faster than it optimises them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def run(context):
+    folder = context.outdir / "robustness"
+    robustness.run_robustness(context, folder, "key")
+    with np.load(folder / "arrays.npz") as arrays:
+        return dict(arrays), json.loads((folder / "summary.json").read_text())
+
+
+def write_sweep(folder, mean, variance):
+    folder.mkdir()
+    np.save(folder / "mean.npy", np.asarray(mean, np.float32))
+    np.save(folder / "variance.npy", np.asarray(variance, np.float32))
+
+
+def write_sweeps(context, blocks, variance=0.0):
+    """The same averages [n, levels, 6] of each block for both networks."""
+    mean = np.concatenate([blocks[name] for name in BLOCKS], axis=-1)
+    for name in ("representations", "untrained"):
+        write_sweep(context.outdir / name, mean, np.full((*mean.shape[:2], 4), variance))
+
+
+def turned(vectors, angles):
+    """Vectors [n, k] turned by each angle [levels] in a plane that holds them: [n, levels, k]."""
+    across = np.random.default_rng(9).normal(size=vectors.shape)
+    across -= (across * vectors).sum(1, keepdims=True) / (vectors**2).sum(1, keepdims=True) * vectors
+    across *= np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(across, axis=1, keepdims=True)
+    return vectors[:, None] * np.cos(angles)[:, None] + across[:, None] * np.sin(angles)[:, None]
+
+
+def cells(tables):
+    return [str(cell) for table in tables for row in table.rows for cell in row if cell is not None]
+
+
+@pytest.fixture
+def scaled_middle(make_context):  # noqa: F811
+    """The middle block is only scaled, and collapses; the others turn, the first encoder most."""
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0, draws=2)
+    vectors = np.random.default_rng(0).uniform(0.1, 1, (60, 6))
+    factors = np.array([0.1, 0.5, 0.8, 1, 2, 4])
+    angles = np.array([0.9, 0.6, 0.4, 0, 0.2, 0.6])
+    blocks = {"mid": vectors[:, None] * factors[:, None]}
+    blocks |= {b: turned(vectors, angles * k) for b, k in {"encoder0": 2, "encoder1": 1, "decoder1": 0.5}.items()}
+    write_sweeps(context, blocks)
+    return context, angles, factors
+
+
+def test_scaling_and_turning_are_told_apart_and_the_most_stable_block_is_found(scaled_middle):
+    context, angles, factors = scaled_middle
+    arrays, summary = run(context)
+    assert summary["reference_times_255"] == 50 and summary["compared_times_255"] == [30, 100, 300]
+    blocks = summary["trained"]["blocks"]
+    assert blocks["mid"]["direction"]["value"] == pytest.approx(1, abs=1e-6)
+    assert blocks["mid"]["scaling"]["value"] == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(blocks["mid"]["length"]["value"], factors, rtol=1e-5)
+    for block, k in {"encoder0": 2, "encoder1": 1, "decoder1": 0.5}.items():
+        assert blocks[block]["direction"]["value"] == pytest.approx(np.cos(k * angles)[[2, 4, 5]].mean(), abs=1e-5)
+        cosine = np.cos(k * angles)[[2, 4, 5]]  # a turn by an angle has (cos - 1)^2 of 2 - 2 cos along the vector
+        assert blocks[block]["scaling"]["value"] == pytest.approx(
+            ((cosine - 1) ** 2).sum() / (2 - 2 * cosine).sum(), abs=1e-5
+        )
+        np.testing.assert_allclose(blocks[block]["length"]["value"], np.ones(6), rtol=1e-5)
+    place = BLOCKS.index("encoder1")
+    expected = np.cos(angles[:, None] - angles)
+    np.testing.assert_allclose(arrays["trained/cosines"][place], expected, atol=1e-5)
+    np.testing.assert_allclose(arrays["trained/direction"][place], expected[:, [3] * 3], atol=1e-5)
+    first = summary["trained"]["most_stable"]["direction"]
+    assert (first["block"], first["next"]) == ("mid", "decoder1")
+    gap = 1 - np.cos(0.5 * angles)[[2, 4, 5]].mean()
+    assert first["difference"]["value"] == pytest.approx(gap, abs=1e-5)
+
+
+def test_the_claims_say_what_the_numbers_say(scaled_middle):
+    context, _, _ = scaled_middle
+    section = robustness.section_robustness(context, *run(context))
+    assert [claim.holds for claim in section.claims] == ["yes", "yes", "yes"]
+    assert "mid leads" in section.claims[0].here and "0.10 (0.10–0.10)" in section.claims[2].here
+    assert all(claim.null.startswith("untrained") for claim in section.claims)
+    assert section.tables[0].rows[1][1] == "output of encoder0" and section.tables[0].rows[0][1] == "the image"
+
+
+def test_centred_cosines_forget_the_vector_that_all_images_share(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    generator = np.random.default_rng(1)
+    own = generator.normal(size=(60, len(LEVELS), 6))  # nothing in common between levels
+    blocks = {name: 100 + own for name in BLOCKS}
+    write_sweeps(context, blocks)
+    arrays, summary = run(context)
+    numbers = summary["trained"]["blocks"]["mid"]
+    assert numbers["direction"]["value"] > 0.999 and numbers["shared"] > 0.999
+    assert abs(numbers["centred_direction"]["value"]) < 0.15
+    centred = own - own.mean(0)
+    flat = centred.transpose(1, 0, 2).reshape(len(LEVELS), -1)
+    np.testing.assert_allclose(arrays["trained/centred_cosines"][2], np.corrcoef(flat), atol=2e-3)
+    assert (
+        numbers["centred_direction"]["low"]
+        < numbers["centred_direction"]["value"]
+        < numbers["centred_direction"]["high"]
+    )
+
+
+def test_the_scatter_of_few_draws_is_taken_off_lengths_and_bounds_what_it_turns(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0, draws=2)
+    generator = np.random.default_rng(2)
+    phi = np.broadcast_to(generator.uniform(0.5, 1, (4000, 1, 6)), (4000, len(LEVELS), 6))
+    draws = phi + 0.15 * generator.normal(size=(2, 4, 4000, len(LEVELS), 6))  # draw, block
+    mean, variance = draws.mean(0), draws.var(0, ddof=1).sum(-1)
+    for name in ("representations", "untrained"):
+        write_sweep(context.outdir / name, np.concatenate(mean, axis=-1), variance.transpose(1, 2, 0))
+    _, summary = run(context)
+    numbers = summary["trained"]["blocks"]["mid"]
+    across = 6 * 0.15**2 / 2 / (phi[:, 0] ** 2).sum(-1).mean()  # of a mean of two draws, over the squared length
+    assert numbers["scatter"] == pytest.approx(across, rel=0.1)
+    assert 1 - numbers["direction"]["value"] == pytest.approx(5 / 6 * across, rel=0.1)  # a sixth is along phi
+    assert numbers["centred_direction"]["value"] == pytest.approx(1, abs=0.03)
+    np.testing.assert_allclose(numbers["length"]["value"], 1, atol=0.01)
+    np.testing.assert_allclose(numbers["variance"]["value"], 2 * across, rtol=0.1)
+
+
+def test_draws_that_scatter_along_phi_do_not_turn_it(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0, draws=2)
+    generator = np.random.default_rng(3)
+    phi = generator.uniform(0.5, 1, (500, 1, 6))
+    draws = phi * (1 + 0.2 * generator.normal(size=(2, 500, len(LEVELS), 1)))
+    variance = np.repeat(draws.var(0, ddof=1).sum(-1)[..., None], 4, -1)
+    for name in ("representations", "untrained"):
+        write_sweep(context.outdir / name, np.tile(draws.mean(0), 4), variance)
+    _, summary = run(context)
+    assert summary["trained"]["blocks"]["mid"]["direction"]["value"] == pytest.approx(1, abs=1e-6)
+    assert summary["trained"]["blocks"]["mid"]["scatter"] > 0.01
+
+
+def test_images_that_are_scaled_by_factors_of_their_own_are_scaled(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    generator = np.random.default_rng(5)
+    factors = np.where(generator.uniform(size=(60, 6, 1)) < 0.5, 0.5, 1.5)  # one factor for all would explain nothing
+    factors[:, 3] = 1
+    write_sweeps(context, dict.fromkeys(BLOCKS, generator.uniform(0.1, 1, (60, 1, 6)) * factors))
+    _, summary = run(context)
+    assert summary["trained"]["blocks"]["mid"]["scaling"]["value"] == pytest.approx(1, abs=1e-6)
+    assert summary["trained"]["blocks"]["mid"]["centred_scaling"]["value"] < 0.3
+
+
+def test_a_real_sweep_gives_what_loops_over_its_images_give(make_context):  # noqa: F811
+    context = make_context(sigmas=(0.0, 50.0, 100.0, 200.0), robustness_sigma=90.0)
+    stages.run_stages(context, ["representations", "untrained"], [])
+    arrays, summary = run(context)
+    columns = representation.layout(context.denoiser, (8, 8, 3))
+    mean = columns.of(np.load(context.outdir / "representations" / "mean.npy"), "mid").astype(float)
+    variance = np.load(context.outdir / "representations" / "variance.npy")[..., 2]
+    cosines, lengths = np.empty((60, 4)), np.empty((60, 4))
+    for image in range(60):
+        square = [mean[image, s] @ mean[image, s] - variance[image, s] / 2 for s in range(4)]
+        for s in range(4):
+            norms = np.linalg.norm(mean[image, s]) * np.linalg.norm(mean[image, 2])
+            cosines[image, s] = mean[image, s] @ mean[image, 2] / norms
+            lengths[image, s] = np.sqrt(square[s] / square[2])
+    np.testing.assert_allclose(arrays["trained/direction"][2], np.percentile(cosines, [25, 50, 75], 0).T, atol=1e-5)
+    np.testing.assert_allclose(arrays["trained/length"][2], np.percentile(lengths, [25, 50, 75], 0).T, rtol=1e-4)
+    numbers = summary["trained"]["blocks"]["mid"]
+    assert numbers["direction"]["value"] == pytest.approx(cosines[:, [1, 3]].mean(), abs=1e-5)
+    assert numbers["direction"]["low"] <= numbers["direction"]["value"] <= numbers["direction"]["high"]
+    assert summary["untrained"]["images"] == 30
+
+
+def test_chunks_of_any_size_give_the_same_arrays(scaled_middle, monkeypatch):
+    whole, _ = run(scaled_middle[0])
+    monkeypatch.setattr(robustness, "CHUNK_BYTES", 7 * 6 * 24 * 8)  # seven images at once
+    parts, _ = run(scaled_middle[0])
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6, atol=1e-7)
+
+
+def test_images_without_a_length_are_counted_and_no_table_holds_a_nan(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    values = np.random.default_rng(3).uniform(0.1, 1, (60, len(LEVELS), 6))
+    values[5] = values[6, 4] = 0
+    write_sweeps(context, {name: values if name != "encoder0" else 0 * values for name in BLOCKS})
+    arrays, summary = run(context)
+    assert summary["trained"]["blocks"]["mid"]["undefined"] == 7
+    assert summary["trained"]["blocks"]["encoder0"]["direction"]["value"] is None
+    section = robustness.section_robustness(context, arrays, summary)
+    assert not [cell for cell in cells(section.tables) if "nan" in cell.lower()]
+    assert "of an image's squared lengths" in " ".join(section.text)
+
+
+@pytest.mark.parametrize(("sigmas", "draws"), [((0.0, 100.0), 2), ((100.0,), 2), (LEVELS, 1)])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_grid_with_nothing_to_compare_and_a_single_draw_are_shown_as_such(make_context, sigmas, draws):  # noqa: F811
+    context = make_context(sigmas=sigmas, draws=draws, robustness_sigma=50.0)
+    values = np.random.default_rng(4).uniform(0.1, 1, (60, len(sigmas), 6))
+    write_sweeps(context, dict.fromkeys(BLOCKS, values), 0.1 if draws > 1 else np.nan)
+    arrays, summary = run(context)
+    tables = [
+        robustness.direction_table(context, summary),
+        robustness.length_table(context, summary),
+        robustness.ranking_table(summary),
+    ]
+    assert not [cell for cell in cells(tables) if "nan" in cell.lower()]
+    text = " ".join(robustness.section_text(summary))
+    assert ("nothing to compare" in text) == (len(sigmas) < 3)
+    assert ("scatter of the draws is not known" in text) == (draws == 1)
+    holds = [claim.holds for claim in robustness.claims(context, summary)]
+    assert (holds[:2] == ["", ""]) == (len(sigmas) < 3)
+    curves = [arrays[f"trained/{name}"] for name in ("direction", "centred_direction", "length", "variance")]
+    of_networks = [{"trained": dict(zip(BLOCKS, curve, strict=True))} for curve in curves]
+    figures.robustness_curves(context.sigmas, *of_networks, reference=100).draw_without_rendering()
+    matrices = {"trained": dict(zip(BLOCKS, arrays["trained/cosines"], strict=True))}
+    figures.cosine_matrices(context.sigmas, matrices, matrices).draw_without_rendering()
+
+
+def test_the_reference_is_the_nearest_level_above_zero(make_context):  # noqa: F811
+    def reference(*sigmas):
+        return robustness.reference_level(make_context(sigmas=sigmas, robustness_sigma=50.0))
+
+    assert reference(0.0, 10.0, 45.0, 70.0) == 2
+    assert reference(0.0, 120.0) == 1
+    assert reference(40.0, 60.0) == 0

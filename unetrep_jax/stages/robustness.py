@@ -1,0 +1,461 @@
+"""How robust every block's channel averages are to noise: their direction, length and realisation variance (figure 2)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unetrep_jax import measures, report, representation, storage
+from unetrep_jax.figures import robustness as figures
+from unetrep_jax.stages.context import Arrays, Context, averages, layout_of, picture, write_stage
+
+NETWORKS = {"trained": "representations", "untrained": "untrained"}
+# Which levels the summary of a block is over, x 255: where the paper says that phi collapses is left to its length (our choice).
+LOWEST_COMPARED = 30.0
+CHUNK_BYTES = 64 << 20
+
+
+def reference_level(context: Context) -> int:
+    """Position of s0: the positive level of the grid that is nearest to the setting, the lower one of two as near."""
+    sigmas = np.array(context.settings.sigmas)
+    distance = abs(sigmas - context.settings.robustness_sigma)
+    return int(np.argmin(np.where(sigmas > 0, distance, distance.max() + 1)))
+
+
+def compared_levels(context: Context) -> list[int]:
+    """Positions of the levels from 30/255 up, but s0, where every cosine is 1."""
+    sigmas, reference = context.settings.sigmas, reference_level(context)
+    return [level for level, sigma in enumerate(sigmas) if sigma >= LOWEST_COMPARED and level != reference]
+
+
+class Products(NamedTuple):
+    """Inner products between the noise levels of one block's channel averages.
+
+    Attributes:
+      direction: cosine of each image's estimates of phi_s and phi_s0, [n, levels].
+      change, along: `measures.level_changes` of each image's estimates, [n, levels].
+      with_reference: <phi_s, phi_s0> of each image, freed of noise, [n, levels].
+      squares: ||phi_s||^2 of each image, freed of noise, [n, levels].
+      total: inner products at all pairs of levels, freed of noise, summed over images.
+      cosines: cosines of the estimates at all pairs of levels, summed over the images that have one.
+      defined: how many images have one.
+    """
+
+    direction: np.ndarray
+    change: np.ndarray
+    along: np.ndarray
+    with_reference: np.ndarray
+    squares: np.ndarray
+    total: np.ndarray
+    cosines: np.ndarray
+    defined: np.ndarray
+
+
+def chunks(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of a memory map [n, levels, K] in double precision, as many at once as fit into a bounded memory."""
+    step = max(1, CHUNK_BYTES // (8 * int(np.prod(values.shape[1:]))))
+    for first in range(0, len(values), step):
+        yield slice(first, first + step), np.asarray(values[first : first + step], np.float64)
+
+
+def block_products(
+    values: np.ndarray, noise: np.ndarray, columns: representation.Layout, reference: int, label: str
+) -> dict[str, dict[str, Products]]:
+    """Inner products of every block's averages, as they are ("plain") and after the mean over images is taken away ("centred").
+
+    Args:
+      values: estimates of phi_s, a memory map [n, levels, K]; read twice, chunk by chunk.
+      noise: their squared errors [n, levels, blocks], each summed over the block's channels.
+      columns: where the blocks are.
+      reference: position of s0.
+      label: for the progress line.
+    """
+    count, levels = values.shape[:2]
+    offsets = {"plain": np.zeros(values.shape[1:]), "centred": sum(part.sum(0) for _, part in chunks(values)) / count}
+    # An image's own estimate is part of the mean that is taken away from it.
+    noises = {"plain": noise, "centred": noise * (1 - 2 / count) + noise.mean(0) / count}
+
+    def empty():
+        rows = (np.empty((count, levels)) for _ in range(5))
+        return Products(*rows, *(np.zeros((levels, levels)) for _ in range(3)))
+
+    found = {version: {block: empty() for block in columns.columns} for version in offsets}
+    with storage.Progress(label, count) as progress:
+        for rows, part in chunks(values):
+            for version, offset in offsets.items():
+                moved = part - offset
+                for place, (block, into) in enumerate(found[version].items()):
+                    add_images(into, rows, columns.of(moved, block), noises[version][rows, :, place], reference)
+            progress.advance(len(part))
+    return found
+
+
+def add_images(into: Products, rows: slice, averages: np.ndarray, noise: np.ndarray, reference: int) -> None:
+    """Adds some images' averages [rows, levels, k] to a block's products, in place."""
+    products = measures.level_products(averages)
+    cosines, freed = measures.cosines_of_products(products), measures.freed_of_noise(products, noise)
+    squares = np.diagonal(products, axis1=1, axis2=2)
+    into.direction[rows] = cosines[:, reference]
+    into.change[rows], into.along[rows] = measures.level_changes(products[:, reference], squares, reference)
+    into.with_reference[rows] = freed[:, reference]
+    into.squares[rows] = np.diagonal(freed, axis1=1, axis2=2)
+    into.total[:] += freed.sum(0)
+    into.cosines[:] += np.nansum(cosines, axis=0)
+    into.defined[:] += np.isfinite(cosines).sum(0)
+
+
+def run_robustness(context: Context, folder: Path, key: str) -> None:
+    """Both networks' blocks at every noise level against s0, with intervals over images."""
+    settings = context.settings
+    arrays: Arrays = {}
+    summary: dict = {
+        "reference_times_255": settings.sigmas[reference_level(context)],
+        "compared_times_255": [settings.sigmas[level] for level in compared_levels(context)],
+        "draws": settings.draws,
+    }
+    for network, stage in NETWORKS.items():
+        found, summary[network] = describe_network(context, network, stage)
+        arrays |= {f"{network}/{name}": values for name, values in found.items()}
+    write_stage(folder, key, arrays, summary)
+
+
+def describe_network(context: Context, network: str, stage: str) -> tuple[Arrays, dict]:
+    """What is drawn of a network, block by block, and what is printed."""
+    columns, reference = layout_of(context), reference_level(context)
+    values = averages(context, stage)
+    variance = np.load(context.outdir / stage / "variance.npy")
+    noise = np.nan_to_num(variance) / context.settings.draws  # from one draw the variance is not known
+    products = block_products(values, noise, columns, reference, f"robustness, {network}")
+    blocks, stabilities = {}, {"direction": {}, "centred_direction": {}}
+    drawn: dict[str, list] = {}
+    for place, block in enumerate(columns.columns):
+        plain, centred = products["plain"][block], products["centred"][block]
+        curves = image_curves(plain, variance[..., place], reference)
+        means = block_means(context, curves, plain, centred)
+        blocks[block] = {name: estimate_of(means[name]) for name in PRINTED}
+        blocks[block]["scatter"] = scatter_bound(context, means["variance"][0])
+        blocks[block]["shared"] = shared_length(plain.squares[:, reference], centred.squares[:, reference])
+        blocks[block]["undefined"] = int((plain.squares <= 0).sum())
+        for name, by_block in stabilities.items():
+            by_block[block] = means[name]
+        for name, array in block_arrays(curves, means, plain, centred).items():
+            drawn.setdefault(name, []).append(array)
+    ranking = {name: most_stable(by_block) for name, by_block in stabilities.items()}
+    arrays = {name: np.stack(of_blocks) for name, of_blocks in drawn.items()}
+    return arrays, {"images": len(values), "blocks": blocks, "most_stable": ranking}
+
+
+def shared_length(plain: np.ndarray, centred: np.ndarray) -> float | None:
+    """The part of the images' squared lengths that their common mean has: 1 - centred squares / plain squares."""
+    return float(1 - centred.mean() / plain.mean()) if plain.mean() > 0 else None
+
+
+PRINTED = ("direction", "centred_direction", "scaling", "centred_scaling", "length", "variance")
+
+
+def image_curves(plain: Products, variance: np.ndarray, reference: int) -> dict[str, np.ndarray]:
+    """Each image's cosine to s0, length over that at s0, and realisation variance over squared length, [n, levels]."""
+    squares = np.where(plain.squares > 0, plain.squares, np.nan)
+    own = squares[:, [reference]]
+    return {"direction": plain.direction, "length": np.sqrt(squares / own), "variance": variance / squares}
+
+
+def block_means(
+    context: Context, curves: dict[str, np.ndarray], plain: Products, centred: Products
+) -> dict[str, np.ndarray]:
+    """Means over images, and over bootstrap draws of them [1 + draws ...], of all that is printed of a block.
+
+    Direction is the mean over images of each one's mean cosine over the compared levels, from the estimates as they are: freed of
+    noise, a single image's cosine would be too large wherever draws scatter along phi and not across, which is not known. So it
+    is a lower bound, and `scatter_bound` says how low. Centred, images near the mean have hardly a length, and their cosines are
+    mostly noise: there products, freed of it, are averaged over images before they are divided. Scaling likewise: each image's own
+    factor, from the estimates; centred, one factor for all images.
+    """
+    reference, compared = reference_level(context), compared_levels(context)
+    parts = (*curves.values(), plain.change, plain.along, centred.with_reference, centred.squares)
+    means = measures.bootstrap_means(np.concatenate(parts, axis=1), seed=context.settings.seed)
+    direction, length, variance, *change, with_reference, squares = np.split(means, len(parts), axis=1)
+    with np.errstate(invalid="ignore"):
+        cosines = with_reference / np.sqrt(squares * squares[:, [reference]])
+    return {
+        "direction": mean_over(direction, compared),
+        "centred_direction": mean_over(cosines, compared),
+        "centred_cosine": cosines,
+        "scaling": share_along(measures.LevelChange(*change), compared),
+        "centred_scaling": share_along(measures.level_changes(with_reference, squares, reference), compared),
+        "length": length,
+        "variance": variance,
+    }
+
+
+def scatter_bound(context: Context, variance: np.ndarray) -> float | None:
+    """How much of 1 - cosine the scatter of the draws makes at most, if all of it is across phi; None where it is not known.
+
+    (variance_s / ||phi_s||^2 + variance_s0 / ||phi_s0||^2) / (2 draws),     mean over images and compared levels
+    """
+    both = (variance + variance[reference_level(context)]) / (2 * context.settings.draws)
+    bound = mean_over(both[None], compared_levels(context))[0]
+    return float(bound) if np.isfinite(bound) else None
+
+
+def mean_over(values: np.ndarray, levels: list[int]) -> np.ndarray:
+    """Mean over some of the levels; NaN over none."""
+    return values[:, levels].mean(1) if levels else np.full(len(values), np.nan)
+
+
+def share_along(change: measures.LevelChange, levels: list[int]) -> np.ndarray:
+    """The part of the squared changes, summed over some of the levels, that a change of length explains; NaN without any change."""
+    total, along = (part[:, levels].sum(1) for part in change)
+    return np.divide(along, total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def block_arrays(
+    curves: dict[str, np.ndarray], means: dict[str, np.ndarray], plain: Products, centred: Products
+) -> Arrays:
+    """What is drawn of a block: quartiles over images at every level, and cosines between all levels."""
+    total = measures.cosines_of_products(centred.total)
+    value, low, high = measures.estimate(means["centred_cosine"])
+    with np.errstate(invalid="ignore"):
+        cosines = plain.cosines / plain.defined
+    return {name: measures.quartiles(values).T for name, values in curves.items()} | {
+        "centred_direction": np.stack([low, value, high], 1),
+        "cosines": cosines,
+        "centred_cosines": total,
+    }
+
+
+def estimate_of(means: np.ndarray) -> dict[str, Any]:
+    """A value and its 95 % interval by name, as they are kept in the summary."""
+    return {name: np.asarray(number).tolist() for name, number in measures.estimate(means)._asdict().items()}
+
+
+def most_stable(by_block: dict[str, np.ndarray]) -> dict | None:
+    """The block of the largest value, the next, and their difference over the same draws of images; None without two values."""
+    ranked = sorted((b for b in by_block if np.isfinite(by_block[b][0])), key=lambda b: -by_block[b][0])
+    if len(ranked) < 2:
+        return None
+    best, second = ranked[:2]
+    return {"block": best, "next": second, "difference": estimate_of(by_block[best] - by_block[second])}
+
+
+def turn(estimate: dict[str, Any]) -> dict[str, Any]:
+    """1 - cosine, from the estimate of a cosine."""
+    value, low, high = (None if number is None else 1 - number for number in estimate.values())
+    return {"value": value, "low": high, "high": low}
+
+
+def number_text(number: float | None, decimals: int | None) -> str | None:
+    """A number as it is printed, with two digits and a power of ten where no decimals are asked for; None if unknown."""
+    if number is None or not np.isfinite(number):
+        return None
+    return f"{number:.1e}" if decimals is None else f"{round(number, decimals) + 0.0:.{decimals}f}"  # + 0.0: no -0.00
+
+
+def estimate_text(estimate: dict[str, Any], decimals: int | None = None, level: int | None = None) -> str | None:
+    """A value and its interval as they are printed, 0.25 (0.22–0.31), of one level where there are several; None if unknown."""
+    texts = [number_text(values if level is None else values[level], decimals) for values in estimate.values()]
+    if None in texts:
+        return None
+    value, low, high = texts
+    return f"{value} ({low} to {high})" if low.startswith("-") or decimals is None else f"{value} ({low}–{high})"
+
+
+def section_robustness(context: Context, arrays: Arrays, summary: dict) -> report.Section:
+    """Figure 2, its tables, and the cosines between all levels."""
+    blocks = list(layout_of(context).columns)
+
+    def of_networks(name):
+        return {network: dict(zip(blocks, arrays[f"{network}/{name}"], strict=True)) for network in NETWORKS}
+
+    names = ("direction", "centred_direction", "length", "variance")
+    curves = figures.robustness_curves(
+        context.sigmas, *(of_networks(name) for name in names), reference=summary["reference_times_255"]
+    )
+    matrices = figures.cosine_matrices(context.sigmas, of_networks("cosines"), of_networks("centred_cosines"))
+    return report.Section(
+        "Robustness to noise",
+        section_text(summary),
+        [direction_table(context, summary), length_table(context, summary), ranking_table(summary)],
+        [
+            picture(
+                context,
+                curves,
+                "robustness",
+                "Every block's channel averages against the noise level (figure 2): cosine to those at s0, the same after the mean "
+                "over images is taken away, length over that at s0, realisation variance over squared length. Bands are quartiles "
+                "over images; for the centred cosine, which is one number for all images, its 95 % interval.",
+            ),
+            picture(
+                context,
+                matrices,
+                "robustness_cosines",
+                "Cosines of every block's channel averages between all pairs of noise levels, lowest level first.",
+            ),
+        ],
+        claims(context, summary),
+    )
+
+
+def section_text(summary: dict) -> list[str]:
+    """How the numbers were made, and what to keep in mind."""
+    lengths = (
+        f"A mean over {summary['draws']} noise draws is longer than phi, and turned from it, by the draws' own scatter. Squared "
+        "lengths and centred cosines are freed of it; the cosines of single images are not, and so are lower bounds."
+        if summary["draws"] > 1
+        else "With one noise draw the scatter of the draws is not known: there is no realisation variance, and lengths hold it."
+    )
+    text = [
+        "The representation at noise level s is the mean over noise draws. Its direction is compared by the cosine to "
+        f"s0 = {summary['reference_times_255']:g}/255. Where all images share a large common vector, every cosine is near 1 "
+        "whatever the images do; so the same is given after the mean over images at each level is taken away (centred).",
+        lengths,
+    ]
+    if undefined := sum(row["undefined"] for n in NETWORKS for row in summary[n]["blocks"].values()):
+        text.append(
+            f"{undefined:,} of an image's squared lengths at a level and block were not above 0, and are left out."
+        )
+    if not summary["compared_times_255"]:
+        text.append(
+            f"The grid has no other level from {LOWEST_COMPARED:g}/255 up, so there is nothing to compare s0 with."
+        )
+    return text
+
+
+def direction_table(context: Context, summary: dict) -> report.Table:
+    """How much the direction depends on the noise level, block by block."""
+    inputs = representation.block_inputs(context.denoiser)
+    levels = ", ".join(f"{sigma:g}" for sigma in summary["compared_times_255"]) or "none"
+    rows = []
+    for block, trained in summary["trained"]["blocks"].items():
+        untrained = summary["untrained"]["blocks"][block]
+        cells = []
+        for of in (trained, untrained):
+            cells += [estimate_text(turn(of["direction"])), number_text(of["scatter"], None)]
+            cells += [estimate_text(turn(of["centred_direction"]), 3)]
+        source = f"output of {inputs[block]}" if block in inputs else "the image"
+        rows.append((block, source, *cells, number_text(trained["shared"], 3)))
+    return report.Table(
+        f"Turn of each block's output: 1 - cosine to s0 = {summary['reference_times_255']:g}/255, mean over the levels "
+        f"{levels} (in 1/255), with 95 % bootstrap intervals over {summary['trained']['images']:,} images (trained) and "
+        f"{summary['untrained']['images']:,} (untrained). A block's input is another block's output: its row says how stable that "
+        "is. Scatter: how much of the turn the scatter of the noise draws makes at most. Shared: the part of the squared length "
+        "at s0 that the mean over images has, in the trained network.",
+        (
+            "block",
+            "its input",
+            *("trained", "scatter", "trained, centred"),
+            *("untrained", "scatter", "untrained, centred"),
+            "shared",
+        ),
+        rows,
+    )
+
+
+def length_table(context: Context, summary: dict) -> report.Table:
+    """Length at the ends of the grid, realisation variance, and how far a change is one of length."""
+    sigmas = np.array(context.settings.sigmas)
+    ends = int(sigmas.argmin()), int(sigmas.argmax())
+    rows = []
+    for block in summary["trained"]["blocks"]:
+        both = [summary[network]["blocks"][block] for network in NETWORKS]
+        cells = [estimate_text(of["length"], 3, level) for level in ends for of in both]
+        cells += [estimate_text(of["variance"], None, context.working) for of in both]
+        rows.append(
+            (block, *cells, *(estimate_text(of[name], 2) for name in ("scaling", "centred_scaling") for of in both))
+        )
+    names = [f"length at {sigmas[level]:g}" for level in ends]
+    names += [f"variance at {context.settings.sigma:g}", "scaling", "scaling, centred"]
+    return report.Table(
+        "Means over images (95 % bootstrap intervals): length at the lowest and highest level (in 1/255), over that at s0; "
+        "realisation variance at the working level, over squared length; scaling, the part of the squared change from s0, over the "
+        "compared levels, that multiplying phi by a factor explains: plain, each image by its own; centred, all images by one, "
+        "freed of the scatter of the draws.",
+        ("block", *(f"{name}, {network}" for name in names for network in NETWORKS)),
+        rows,
+    )
+
+
+VERSIONS = {"direction": "plain", "centred_direction": "centred"}
+
+
+def ranking_table(summary: dict) -> report.Table:
+    """Which block's direction is the most stable, and by how much."""
+    rows = []
+    for network in NETWORKS:
+        for name, version in VERSIONS.items():
+            first = summary[network]["most_stable"][name]
+            cells = (None,) * 3
+            if first:
+                cells = first["block"], first["next"], estimate_text(first["difference"])
+            rows.append((f"{network}, {version}", *cells))
+    return report.Table(
+        "The block that turns least, the next, and how much more that one turns, over the same draws of images (95 % bootstrap "
+        "interval).",
+        ("network", "most stable", "next", "difference"),
+        rows,
+    )
+
+
+def claims(context: Context, summary: dict) -> list[report.Claim]:
+    """The paper's three statements on figure 2, each beside the same number of the untrained network."""
+    trained, untrained = (summary[network]["blocks"]["mid"] for network in NETWORKS)
+    lowest = int(np.argmin(context.settings.sigmas))
+    collapsed = trained["length"]["value"][lowest]
+    scaled = [trained[name]["low"] for name in ("scaling", "centred_scaling")]
+
+    def length(numbers):
+        return f"length at {min(context.settings.sigmas):g}/255: {estimate_text(numbers['length'], 2, lowest)} of that at s0"
+
+    return [
+        report.Claim(
+            "The middle block is the most stable to noise",
+            None,
+            ranking_words(summary["trained"]),
+            f"untrained: {ranking_words(summary['untrained'])}",
+            verdict([leads_with_mid(first) for first in summary["trained"]["most_stable"].values()]),
+        ),
+        report.Claim(
+            "Raising the noise level mainly scales phi, and hardly turns it",
+            None,
+            scaling_words(trained),
+            f"untrained: {scaling_words(untrained)}",
+            verdict([None if low is None else low > 0.5 for low in scaled]),
+        ),
+        report.Claim(
+            "phi collapses towards 0 at very small noise levels",
+            None,
+            length(trained),
+            f"untrained: {length(untrained)}",
+            # Below a quarter is collapse, above three quarters is none: cuts that are ours.
+            verdict([None if collapsed is None else collapsed < cut for cut in (0.25, 0.75)]),
+        ),
+    ]
+
+
+def verdict(tests: list[bool | None]) -> str:
+    """Whether a claim holds: in all tests, in some, in none; nothing where one could not be made."""
+    if None in tests:
+        return ""
+    return "yes" if all(tests) else "in part" if any(tests) else "no"
+
+
+def leads_with_mid(first: dict | None) -> bool | None:
+    """Whether the middle block is the most stable, and the interval of its lead above 0."""
+    return first and (first["block"] == "mid" and first["difference"]["low"] > 0)
+
+
+def ranking_words(numbers: dict) -> str:
+    """The most stable block and its lead, and where the middle block stands."""
+    words = []
+    for name, version in VERSIONS.items():
+        first, mid = numbers["most_stable"][name], estimate_text(turn(numbers["blocks"]["mid"][name]))
+        lead = f"{first['block']} leads by {estimate_text(first['difference'])}" if first else "no ranking"
+        words.append(f"{version}: {lead}, mid turns by {mid or '–'}")
+    return "; ".join(words)
+
+
+def scaling_words(numbers: dict) -> str:
+    """How much of phi's change a common factor explains."""
+    plain, centred = (estimate_text(numbers[name], 2) or "–" for name in ("scaling", "centred_scaling"))
+    return f"scaling explains {plain} of the squared change; centred {centred}"

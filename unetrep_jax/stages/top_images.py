@@ -1,0 +1,320 @@
+"""The images that excite a channel most, the channels that an image excites most, and how alike such images are (figures 4, 5)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unetrep_jax import denoiser, devices, figures, report, representation, selectivity, storage
+from unetrep_jax.figures import selectivity as drawing
+from unetrep_jax.stages.context import Arrays, Context, phi, picture, spread, write_stage
+from unetrep_jax.stages.selecting import GROUPS, POPULATIONS, number, populations, verdict
+from unetrep_jax.storage import InputError
+
+RANDOM_SETS = 1000
+CHANNELS_OF_AN_IMAGE = 3
+
+
+def run_top_images(context: Context, folder: Path, key: str) -> None:
+    """Top images of every channel and how alike they are; channels of a few images, with where these fire."""
+    settings, subset = context.settings, context.untrained_subset
+    check(context)
+    with np.load(context.outdir / "selectivity" / "arrays.npz") as saved:
+        chosen = dict(saved)
+    everyone = populations(context)
+    arrays: Arrays = {}
+    for name, values_at in everyone.items():
+        # One more than is shown: an image is left out of the top images of its own channels.
+        top = selectivity.top_images(values_at(context.working), settings.top_images_per_channel + 1)
+        arrays[f"top/{name}"] = top if name == "trained" else subset[top]
+    groups = {
+        name: {group: chosen[f"{'untrained' if name == 'untrained' else 'channels'}/{group}"] for group in GROUPS}
+        for name in everyone
+    }
+    arrays |= {f"members/{name}/{group}": mask for name, masks in groups.items() for group, mask in masks.items()}
+    values = phi(context, "representations", context.working)
+    above = (values > chosen["channels/threshold"]).sum(0)
+    arrays |= {"above_threshold": above, "selectivity": chosen["channels/selectivity"]}
+    arrays |= shown_channels(settings, groups["trained"], above, chosen["channels/selectivity"])
+    arrays |= channels_of_images(context, values, groups["trained"]["specialised"])
+    summary = {
+        "sigma_times_255": settings.sigma,
+        "draws": settings.draws,
+        "images_per_channel": settings.top_images_per_channel,
+        "random_sets": RANDOM_SETS,
+        "likeness": how_alike(context, groups, arrays),
+        "images": {name: len(values) if name == "trained" else len(subset) for name in everyone},
+        "shown": {group: len(arrays[f"shown/{group}"]) for group in GROUPS},
+    }
+    summary["different"] = {
+        name: {
+            group: different(arrays[f"top/{name}"][mask, :-1], summary["images"][name]) for group, mask in masks.items()
+        }
+        for name, masks in groups.items()
+    }
+    write_stage(folder, key, arrays, summary)
+
+
+def check(context: Context) -> None:
+    """Raises InputError unless every set of images has one more than are shown for a channel, and these make pairs."""
+    wanted, least = context.settings.top_images_per_channel, len(context.untrained_subset)
+    if not 2 <= wanted < least:
+        raise InputError(
+            f"analysis.top_images_per_channel = {wanted} must be from 2 to {least - 1}, one less than the {least} images that "
+            "the untrained network sees; use fewer, or more images and analysis.untrained_images."
+        )
+
+
+def shown_channels(settings: Any, groups: dict, above: np.ndarray, ratios: np.ndarray) -> Arrays:
+    """The channels whose top images are drawn: the most selective specialised ones, and the least selective common ones.
+
+    Specialised channels that are above their threshold in fewer images than are shown come after all others: the rest of their
+    top images would not excite them.
+    """
+    few = above < settings.top_images_per_channel
+    specialised = np.flatnonzero(groups["specialised"])
+    common = np.flatnonzero(groups["common"])
+    specialised = specialised[np.lexsort((ratios[specialised], few[specialised]))]
+    common = common[np.argsort(-ratios[common], kind="stable")]
+    return {
+        "shown/specialised": specialised[: settings.top_images_channels],
+        "shown/common": common[: settings.top_images_common],
+    }
+
+
+def channels_of_images(context: Context, values: np.ndarray, specialised: np.ndarray) -> Arrays:
+    """For a few images, spread over the set: the specialised channels that they excite most, and where these fire.
+
+    Channels are ranked by (phi_c(x) - mean) / deviation over the images, because their scales differ; the paper does not say how
+    it ranks (our choice).
+    """
+    targets = spread(len(values), context.settings.top_images_targets) if context.settings.top_images_targets else []
+    targets, members = np.asarray(targets, int), np.flatnonzero(specialised)
+    mean, deviation = values[:, members].mean(0, dtype=np.float64), values[:, members].std(0, dtype=np.float64)
+    z = (values[np.ix_(targets, members)] - mean) / deviation
+    order = np.argsort(-z, axis=1, kind="stable")[:, :CHANNELS_OF_AN_IMAGE]
+    found = {"targets": targets, "target_channels": members[order], "target_z": np.take_along_axis(z, order, axis=1)}
+    if not order.size:
+        return found
+    maps = activation_maps(context, targets)
+    return found | {"target_maps": np.stack([maps[i][..., c].transpose(2, 0, 1) for i, c in enumerate(members[order])])}
+
+
+def activation_maps(context: Context, rows: np.ndarray) -> np.ndarray:
+    """The middle block's last layer [m h' w' k] at the working level, averaged over the draws that phi is averaged over."""
+    settings, images = context.settings, context.images.images
+    activations = context.denoiser.activations
+    shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
+    last = denoiser.last_layers(list(shapes))["mid"]
+    step = devices.parallel_map(
+        representation.noise_averages_of(lambda y: activations(y)[last].astype(np.float32), seed=settings.seed),
+        min(settings.batch_size, len(rows)),
+    )
+    constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
+    parts = [rows[first : first + settings.batch_size] for first in range(0, len(rows), settings.batch_size)]
+    return np.concatenate([step(constants, (np.asarray(images[part]), part.astype(np.int32))) for part in parts])
+
+
+def how_alike(context: Context, groups: dict, arrays: Arrays) -> dict:
+    """Space -> network -> group: how alike the top images of its channels are, beside random sets of as many images.
+
+    Spaces are three sets of features that know nothing of the network, and the labels where there are any.
+    """
+    settings, result = context.settings, {}
+    size, subset = settings.top_images_per_channel, context.untrained_subset
+    everything = np.arange(len(context.images.images))
+    spaces = [*selectivity.FEATURES, *(["labels"] if context.images.labels is not None else [])]
+    with storage.Progress("likeness of top images", len(spaces), unit="spaces") as progress:
+        for space in spaces:
+            measure = measure_of(context, space)
+            result[space] = {}
+            for name, by_group in groups.items():
+                members = everything if name == "trained" else subset
+                sets = selectivity.random_sets(len(members), size, RANDOM_SETS, settings.seed)
+                by_chance = measure(members[sets])
+                found = measure(arrays[f"top/{name}"][:, :size])
+                against = selectivity.against_random(found, by_chance)
+                arrays[f"z/{space}/{name}"] = against.z
+                arrays[f"limit/{space}/{name}"] = selectivity.against_random(
+                    np.quantile(by_chance, [0.95]), by_chance
+                ).z
+                result[space][name] = {
+                    "random": float(by_chance.mean()),
+                    **{group: describe(found, against, mask) for group, mask in by_group.items()},
+                }
+            progress.advance(1)
+    return result
+
+
+def different(top: np.ndarray, total: int) -> dict:
+    """How many different images the top sets of a group's channels hold, and how many so many random sets would hold."""
+    channels, size = top.shape
+    return {"images": len(np.unique(top)), "by_chance": float(total * (1 - (1 - size / total) ** channels))}
+
+
+def measure_of(context: Context, space: str) -> Any:
+    """Function of sets of images: how alike they are in a space."""
+    images = context.images
+    if space == "labels":
+        return lambda sets: selectivity.purity(np.asarray(images.labels), sets)
+    units = selectivity.unit_features(images.images, space)
+    return lambda sets: selectivity.likeness(units, sets)
+
+
+def describe(found: np.ndarray, against: selectivity.AgainstRandom, members: np.ndarray) -> dict:
+    """Medians over a group's channels, and the share of them beyond the 95th percentile of random sets."""
+    if not members.any():
+        return {"channels": 0, "likeness": None, "z": None, "beyond": None}
+    return {
+        "channels": int(members.sum()),
+        "likeness": float(np.median(found[members])),
+        "z": float(np.median(against.z[members])),
+        "beyond": float(against.beyond[members].mean()),
+    }
+
+
+def section_top_images(context: Context, arrays: Arrays, summary: dict) -> Any:
+    """Figures 4 and 5, and how alike top images are."""
+    size = summary["images_per_channel"]
+    shown = [
+        picture(context, top_rows(context, arrays, group), f"top_images_{group}", caption)
+        for group, caption in (
+            ("specialised", f"The {size} images that excite a channel most: the most selective channels (figure 4)."),
+            ("common", f"The same for the least selective channels: the {size} images with the largest phi_c."),
+        )
+        if summary["shown"][group]
+    ]
+    if "target_maps" in arrays:
+        shown.append(
+            picture(
+                context,
+                top_channels(context, arrays, size),
+                "top_channels_of_images",
+                "Images spread over the set, not selected: the specialised channels that each excites most, where they fire (the "
+                "activation map over the image), and the other images that excite that channel most (figure 5).",
+            )
+        )
+    shown.append(
+        picture(
+            context,
+            likeness_figure(arrays, summary),
+            "top_images_likeness",
+            f"How alike each channel's top {size} images are, a dot for each channel (bar: median), in deviations of random sets; "
+            "dashed: 95th percentile of random sets of all images.",
+        )
+    )
+    text = [
+        f"Top images of a channel are the {size} with the largest phi_c at σ = {summary['sigma_times_255']:g}/255. How alike "
+        "they are is the mean cosine over their pairs in features that know nothing of the network, less the features' mean over "
+        "all images: pixels averaged on 8 × 8 cells; a colour histogram of 64 bins; gradient orientations in 4 × 4 cells. Random "
+        f"sets of as many images ({summary['random_sets']:,}) are the null. More images to choose from make top images more "
+        "extreme, so networks are compared on the same images."
+    ]
+    if context.images.labels is None:
+        text.append("The images have no labels: whether top images share one was not measured.")
+    return report.Section("Top images of channels", text, [likeness_table(summary)], shown, [likeness_claim(summary)])
+
+
+def top_rows(context: Context, arrays: Arrays, group: str) -> Any:
+    """A row of top images for each channel shown."""
+    channels = arrays[f"shown/{group}"]
+    rows = context.images.images[arrays["top/trained"][channels, :-1]]
+    notes = [
+        f"PR_c {arrays['selectivity'][c]:.4f}\nimages above its\nthreshold: {arrays['above_threshold'][c]:,}"
+        for c in channels
+    ]
+    return figures.image_rows(list(rows), [f"channel {c}" for c in channels], notes)
+
+
+def top_channels(context: Context, arrays: Arrays, size: int) -> Any:
+    """Figure 5 for every target."""
+    images, targets, channels = context.images.images, arrays["targets"], arrays["target_channels"]
+    others = np.stack(
+        [
+            [others_than(t, arrays["top/trained"][c], size) for c in row]
+            for t, row in zip(targets, channels, strict=True)
+        ]
+    )
+    notes = [
+        [f"PR_c {arrays['selectivity'][c]:.4f}\n{z:+.1f} deviations\nfrom the mean" for c, z in zip(*pair, strict=True)]
+        for pair in zip(channels, arrays["target_z"], strict=True)
+    ]
+    headings = [[f"channel {c}" for c in row] for row in channels]
+    return drawing.channels_of_images(images[targets], arrays["target_maps"], images[others], headings, notes)
+
+
+def others_than(target: int | np.integer, top: np.ndarray, size: int) -> np.ndarray:
+    """The first `size` top images other than one."""
+    return top[top != target][:size]
+
+
+def likeness_figure(arrays: Arrays, summary: dict) -> Any:
+    """Every channel's likeness, by network and group."""
+    spaces = {
+        space: {
+            f"{POPULATIONS[name]}, {group}": arrays[f"z/{space}/{name}"][arrays[f"members/{name}/{group}"]]
+            for name in by_network
+            for group in GROUPS
+        }
+        for space, by_network in summary["likeness"].items()
+    }
+    return drawing.likeness_histograms(spaces, {space: float(arrays[f"limit/{space}/trained"][0]) for space in spaces})
+
+
+def likeness_table(summary: dict) -> report.Table:
+    """A row for each network and group."""
+    rows = []
+    for name, images in summary["images"].items():
+        for group in GROUPS:
+            cells: list = [f"{POPULATIONS[name]}, {group}", f"{images:,}"]
+            cells.append(f"{summary['likeness']['pixels'][name][group]['channels']}")
+            cells.append("{images:,} ({by_chance:,.0f})".format(**summary["different"][name][group]))
+            for space in summary["likeness"]:
+                found = summary["likeness"][space][name][group]
+                cells += [number(found["z"], 1), percent(found["beyond"])]
+            rows.append(tuple(cells))
+    labels = "; labels: share of the most frequent one" if "labels" in summary["likeness"] else ""
+    columns = [name for space in summary["likeness"] for name in (f"{space}: z", "beyond 95 %")]
+    return report.Table(
+        f"How alike the top {summary['images_per_channel']} images of a channel are: median over the group's channels of "
+        "(likeness − mean of random sets) / their deviation, and the share of channels beyond the 95th percentile of random sets "
+        f"(5 % by chance){labels}. Different: images in the top sets of all the group's channels together, beside what as many "
+        "random sets would hold; channels that share their top images count as often as there are channels.",
+        ("network, channels", "images", "channels", "different (by chance)", *columns),
+        rows,
+    )
+
+
+def likeness_claim(summary: dict) -> Any:
+    """Whether top images of specialised channels are alike, in every space that has no labels."""
+    spaces = [space for space in summary["likeness"] if space != "labels"]
+    same = "trained_subset" if "trained_subset" in summary["images"] else "trained"
+    shares = {name: [summary["likeness"][space][name]["specialised"] for space in spaces] for name in summary["images"]}
+
+    def words(name: str) -> str:
+        return ", ".join(
+            f"{space} {percent(found['beyond']) or '–'}" for space, found in zip(spaces, shares[name], strict=True)
+        )
+
+    on_fewer = f" (on {summary['images'][same]:,} images: {words(same)})" if same != "trained" else ""
+    return report.Claim(
+        "The images that excite a specialised channel most are alike.",
+        None,
+        f"channels whose top images are more alike than 95 % of random sets: {words('trained')}{on_fewer}",
+        f"5 % by chance; untrained network, {summary['images']['untrained']:,} images: {words('untrained')}",
+        verdict(*(exceeds(*pair) for pair in zip(shares[same], shares["untrained"], strict=True))),
+    )
+
+
+def exceeds(found: dict, null: dict) -> bool | None:
+    """Whether more channels are beyond than by chance, by three standard errors, and more than in the untrained network."""
+    if found["beyond"] is None:
+        return None
+    by_chance = 0.05 + 3 * np.sqrt(0.05 * 0.95 / found["channels"])
+    return bool(found["beyond"] > max(by_chance, null["beyond"] or 0))
+
+
+def percent(share: float | None) -> str | None:
+    """As printed; None where there is none."""
+    return None if share is None else f"{100 * share:.0f} %"
