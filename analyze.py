@@ -116,10 +116,11 @@ def check(config: Any) -> None:
             raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
     if config.devices.cpu_devices < 1:
         raise InputError(f"devices.cpu_devices must be 1 or more; got {config.devices.cpu_devices}.")
-    if missing := set(settings.probe_sigmas) - set(settings.sigmas):
-        raise InputError(
-            f"analysis.probe_sigmas has {min(missing):g}, which is not one of analysis.sigmas {tuple(settings.sigmas)}."
-        )
+    known = tuple(sigma for sigma in settings.probe_sigmas if sigma in settings.sigmas)
+    if left_out := set(settings.probe_sigmas) - set(known):
+        names = ", ".join(f"{sigma:g}" for sigma in sorted(left_out))
+        print(f"analysis.probe_sigmas: {names} not among analysis.sigmas: left out", file=sys.stderr)
+        settings.probe_sigmas = known or (settings.sigma,)
     from unetrep_jax.stages import embedding, reconstructing, sampled
 
     embedding.check_embedding(settings)

@@ -17,12 +17,14 @@ import analyze
 STAGES = analyze.STAGES
 FIGURES = {
     "architecture", "channel_groups", "channel_marginals", "channel_selectivity", "channel_selectivity_mixture",
-    "channel_stability",
-    "cluster_page_1", "cluster_page_2", "cluster_page_3", "clusters", "clusters_by_noise", "clusters_from_classes", "clusters_tsne",
-    "denoising", "location_decoded", "location_objects", "location_shifts", "matching_loss", "matching_noise_level",
-    "one_matching", "participation_ratio", "participation_ratio_by_noise", "psnr", "reconstruction_controls", "reconstructions",
-    "robustness", "robustness_cosines", "samples", "samples_nearest", "separation", "separation_controls", "subspaces_growth",
-    "subspaces_near_zero", "subspaces_odds", "subspaces_overlap", "subspaces_spectra", "training",
+    "channel_stability", "cluster_page_1", "cluster_page_2", "cluster_page_3", "clusters", "clusters_by_noise",
+    "clusters_from_classes", "clusters_tsne", "denoising", "embedding", "embedding_by_level", "embedding_pairs",
+    "embedding_reconstructed", "location_decoded", "location_objects", "location_shifts", "matching_loss",
+    "matching_noise_level", "neighbours_1", "neighbours_by_noise", "one_matching", "participation_ratio",
+    "participation_ratio_by_noise", "probe_accuracy", "probe_paths", "psnr", "reconstruction_controls",
+    "reconstructions", "robustness", "robustness_cosines", "samples", "samples_nearest", "separation",
+    "separation_controls", "subspaces_growth", "subspaces_near_zero", "subspaces_odds", "subspaces_overlap",
+    "subspaces_spectra", "training",
 }  # fmt: skip
 # Only where there is something to draw: channels of a kind, labels in both sets, pairs that differ.
 PERHAPS = {

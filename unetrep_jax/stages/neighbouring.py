@@ -404,7 +404,7 @@ def target_pictures(context: Context, arrays: Arrays, summary: dict) -> list:
 
 def target_figure(context: Context, arrays: Arrays, targets: np.ndarray) -> Any:
     """Rows of images: a target and its neighbours in each space."""
-    rows, headings, captions = [], [], []
+    rows, headings, notes, captions = [], [], [], []
     for target in targets:
         for space in ("phi", "phi" + CENTRED, "pixels"):
             nearest = arrays[f"index/all/{space}"][target, :SHOWN]
@@ -413,8 +413,9 @@ def target_figure(context: Context, arrays: Arrays, targets: np.ndarray) -> Any:
                 shown[0] = np.nan  # the target is there already
             rows.append(shown)
             headings.append(f"nearest in {space}")
+            notes.append("after the image itself" if space == "phi" else "")
             captions.append([name_of(context, int(row)) for row in (target, *nearest)])
-    return figures.image_rows(rows, headings, captions=captions if context.images.labels is not None else None)
+    return figures.image_rows(rows, headings, notes, captions if context.images.labels is not None else None)
 
 
 def name_of(context: Context, row: int) -> str:
