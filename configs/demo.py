@@ -43,12 +43,7 @@ def get_config():
     config.analysis.top_images_targets = 2
     config.analysis.neighbour_targets = 4
     config.analysis.probe_images = 512
-    config.analysis.embedding_pairs = 8
-    config.analysis.embedding_reconstructed_pairs = 3
-    config.analysis.embedding_samples = 1
-    config.analysis.embedding_levels = 3
-    config.analysis.embedding_updates = 4
-    config.analysis.embedding_draws = 1
+    config.analysis.embedding_pairs = 0
     config.analysis.location_images = 32
     config.analysis.location_composites = 300
     config.analysis.samples = 16

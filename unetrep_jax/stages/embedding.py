@@ -72,7 +72,9 @@ class Arm(NamedTuple):
 
 
 def check_embedding(settings: Any) -> None:
-    """Refuses settings with which no distance can be measured."""
+    """Refuses settings with which no distance can be measured; no pairs at all leave the stage out."""
+    if settings.embedding_pairs == 0:
+        return
     least = {"embedding_pairs": 3, "embedding_reconstructed_pairs": 3, "embedding_samples": 1, "embedding_draws": 1}
     least |= {"embedding_levels": 2, "embedding_updates": 1}
     for key, value in least.items():
@@ -93,6 +95,9 @@ def levels_of(settings: Any) -> np.ndarray:
 def run_embedding(context: Context, folder: Path, key: str) -> None:
     """d^2 of all pairs around the images themselves; of some, and of images and themselves, in every other way too."""
     check_embedding(context.settings)
+    if context.settings.embedding_pairs == 0:
+        write_stage(folder, key, {}, {"pairs": 0})
+        return
     parts = context.outdir / "embedded"
     pairs = choose_pairs(context)
     some = spread(len(pairs), context.settings.embedding_reconstructed_pairs)
@@ -390,8 +395,10 @@ def compared(arrays: Arrays, name: str) -> dict:
     }
 
 
-def section_embedding(context: Context, arrays: Arrays, summary: dict) -> report.Section:
+def section_embedding(context: Context, arrays: Arrays, summary: dict) -> report.Section | None:
     """The scatters, their table, d^2 made in other ways and by noise level, and the pairs themselves."""
+    if context.settings.embedding_pairs == 0:
+        return None
     good = usable(arrays["distance"])
     panels = {
         FEATURES[name]: drawn.Embedded(
