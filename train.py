@@ -1,7 +1,8 @@
 """Trains a blind denoiser: python train.py --config configs/x.py [--workdir DIR] [--fresh] [--config.section.key=value ...]
 
-A run lives in its folder: `config.json`, `metrics.jsonl`, `tensorboard/`, and the checkpoints `last/` and `best/`. Starting a
-run in a folder that holds one resumes it, exactly. Ctrl-C and SIGTERM save first.
+A run lives in its folder: `config.json`, `metrics.jsonl`, `tensorboard/`, and the checkpoints `last/`, `best/` and, where
+`checkpoint.milestones` asks for them, `milestones/`. Starting a run in a folder that holds one resumes it, exactly. Ctrl-C and
+SIGTERM save first.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ FREE = (
     "data.validation_path",
     "evaluate.every",
 )
-RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best")
+RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
 
 class Run(NamedTuple):
@@ -49,6 +50,12 @@ class Run(NamedTuple):
     def images_per_epoch(self) -> int:
         """Training images."""
         return len(self.train_set.images)
+
+    @property
+    def milestones(self) -> set[int]:
+        """Steps whose parameters are kept for good: the last one, half of it, a quarter, ..."""
+        halvings = range(self.config.checkpoint.milestones)
+        return {self.total_steps >> halving for halving in halvings} - {0}
 
 
 class DivergedError(Exception):
@@ -107,6 +114,8 @@ def check(config: Any) -> None:
         )
     if not 0 <= config.train.ema_decay < 1:
         raise InputError(f"train.ema_decay must be in [0, 1); got {config.train.ema_decay}. 0 keeps no average.")
+    if config.checkpoint.milestones < 0:
+        raise InputError(f"checkpoint.milestones must be 0 or more; got {config.checkpoint.milestones}. 0 keeps none.")
     if config.checkpoint.keep < 2:
         raise InputError(
             f"checkpoint.keep must be 2 or more, so that one is whole while the next is written; got {config.checkpoint.keep}."
@@ -536,6 +545,19 @@ class Loop:
             config=configs.plain(self.run.config),
         )
 
+    def keep(self) -> None:
+        """Writes the parameters to `milestones/`, where they stay."""
+        from unetrep_jax import checkpoints, devices
+
+        self.recent = finite_rows(self.recent, self.step)
+        checkpoints.keep_parameters(
+            self.run.workdir / "milestones",
+            self.step,
+            params=devices.to_host(self.state.params),
+            averaged=devices.to_host(self.state.averaged) if self.average else None,
+            config=configs.plain(self.run.config),
+        )
+
     def finish(self) -> None:
         """Completes what is being written, on all processes."""
         self.best.wait()
@@ -549,7 +571,7 @@ class Loop:
 
 def train(run: Run) -> str:
     """Runs to the end, or to a request to stop; returns what happened, for the screen."""
-    config, loop, reason = run.config, Loop(run), ""
+    config, loop, reason, milestones = run.config, Loop(run), "", run.milestones
     try:
         while loop.step < run.total_steps and not reason:
             loop.train_one()
@@ -558,6 +580,8 @@ def train(run: Run) -> str:
                 loop.write_log()
             if loop.step % config.evaluate.every == 0 or final:
                 loop.evaluate()
+            if loop.step in milestones:
+                loop.keep()
             reason = loop.stop.at(loop.step)
             if loop.step % config.checkpoint.every == 0 or final or reason:
                 # What `last` remembers of the best so far must be on disk before it.

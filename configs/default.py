@@ -91,6 +91,7 @@ def get_config() -> ConfigDict:
         {
             "every": 1000,  # steps
             "keep": 3,  # newest checkpoints kept, 2 or more
+            "milestones": 0,  # parameters kept for good at the last step, half of it, a quarter, ...: so many; 0 = none
         }
     )
 

@@ -64,8 +64,10 @@ TRAINING = {
     "evaluate.batch_size": 8,
     "evaluate.levels": 3,
     "checkpoint.every": 4,
+    "checkpoint.milestones": 3,
 }
 STEPS, PER_EPOCH = 40, 8
+MILESTONES = (10, 20, 40)
 ANALYSIS = {
     "analysis.sigmas": "(0,100)",
     "analysis.draws": 2,

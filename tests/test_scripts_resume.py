@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import running
-from running import STEPS, Moment
+from running import MILESTONES, STEPS, Moment
 
 from unetrep_jax import checkpoints, models, training
 
@@ -51,6 +51,11 @@ def contents(run: Path) -> dict:
             for path, leaf in jax.tree.leaves_with_path(trees):
                 held[series, step, jax.tree_util.keystr(path)] = (str(leaf.dtype), leaf.shape, leaf.tobytes())
             held[series, step] = (restored.data, restored.config)
+    for step in MILESTONES:
+        for weights in ("params", "averaged"):
+            opened = checkpoints.open_checkpoint(run / "milestones" / str(step), weights=weights, say=lambda _: None)
+            for path, leaf in jax.tree.leaves_with_path(opened.params):
+                held["milestones", step, weights, jax.tree_util.keystr(path)] = leaf.tobytes()
     return held
 
 
@@ -58,6 +63,7 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     assert checkpoints.steps(run / "last") == checkpoints.steps(other / "last")
     assert checkpoints.steps(run / "best") == checkpoints.steps(other / "best")
+    assert sorted(path.name for path in (run / "milestones").iterdir()) == sorted(map(str, MILESTONES))
     assert contents(run) == contents(other)
 
 
@@ -76,6 +82,8 @@ MOMENTS = {
     "as the oldest goes": Moment(KILL, "os.rename", r"last/\.4\.removing"),
     "while it goes": Moment(KILL, "shutil.rmtree", r"last/\.\d+\.removing"),
     "after one that is best": Moment(KILL, "os.rename", r"best/18$"),
+    "before a milestone gets its name": Moment(KILL, "os.rename", r"milestones/20$"),
+    "after a milestone, before the next checkpoint": Moment(KILL, "os.mkdir", r"last/\.20\.writing"),
     "while the log is cut to the checkpoint": Moment(KILL, "os.rename", r"metrics\.jsonl$"),
     "as a best one begins": Moment(KILL, "os.mkdir", r"best/\.36\.writing"),
     "at the very end": Moment(KILL, "os.rename", r"last/40$"),

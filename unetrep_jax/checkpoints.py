@@ -1,6 +1,7 @@
 """Checkpoints that can be trusted: Orbax writes them, a manifest of checksums seals them, every restore verifies it.
 
     run/best/, run/last/     two series of checkpoints: by validation PSNR, and the latest
+    run/milestones/          parameters at log-spaced steps, where a run keeps them
       1200/                  step 1200; complete, for a checkpoint gets its name last
         params/, averaged/   parameters, and their moving average where the run keeps one
         train/               the rest of the training state
@@ -273,14 +274,33 @@ def export(
     if out.exists():
         raise InputError(f"{out} exists, and export overwrites nothing: give another name, or remove it first.")
     opened = open_checkpoint(path, step, weights, say)
-    with _orbax(ocp.Checkpointer) as writer, _failures_named(out):
-        _write(
-            writer,
-            out,
-            {opened.weights: opened.params},
-            {"config": _with_header(_portable(opened.config), opened.step)},
-        )
-        _publish(out)
+    _write_parameters(out, {opened.weights: opened.params}, _portable(opened.config), opened.step)
+
+
+def keep_parameters(folder: Path | str, step: int, *, params: PyTree, averaged: PyTree = None, config: Mapping) -> None:
+    """Writes `folder/step`, a checkpoint of the parameters alone, complete when it returns; one that exists stays as it is.
+
+    Args:
+      folder: made when it is not there.
+      step, params, averaged, config: as in `Series.save`.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    if jax.process_index() != 0:
+        return
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove(*folder.glob(".[0-9]*"))
+    if not (folder / str(step)).exists():
+        trees = {"params": params} | ({} if averaged is None else {"averaged": averaged})
+        _write_parameters(folder / str(step), trees, config, step)
+
+
+def _write_parameters(target: Path, trees: Mapping[str, PyTree], config: Mapping, step: int) -> None:
+    with _orbax(ocp.Checkpointer) as writer, _failures_named(target):
+        _write(writer, target, trees, {"config": _with_header(config, step)})
+        _publish(target)
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,9 +69,13 @@ class Claim(NamedTuple):
     holds: str = ""
 
 
-def verdict(here: bool, null: bool = False) -> str:
-    """`Claim.holds`, from whether the number found here supports the claim, and whether the null does."""
-    return ("in part" if null else "yes") if here else "no"
+def verdict(*parts: tuple[bool | None, bool]) -> str:
+    """`Claim.holds`, from each part of a claim: does the number found here support it (None: it cannot be said), does the null."""
+    if not parts or any(here is None for here, _ in parts):
+        return ""
+    if all(here and not null for here, null in parts):
+        return "yes"
+    return "in part" if any(here for here, _ in parts) else "no"
 
 
 class Section(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 from unetrep_jax import figures, report
 from unetrep_jax.data import ImageSet
 from unetrep_jax.figures import clusters as cluster_figures
-from unetrep_jax.stages.context import Arrays, Context, picture, quartiles_text
+from unetrep_jax.stages.context import Arrays, Context, picture
+from unetrep_jax.stages.wording import quartiles_text
 
 # Features that belong to no image any more, and others that K-means clusters, as tables and figures call them.
 NULLS = {"gaussian_null": "Gaussian of phi's covariance", "permuted_null": "phi, channels permuted over images"}

@@ -15,7 +15,8 @@ import numpy as np
 
 from unetrep_jax import clusters, measures, storage
 from unetrep_jax.stages.cluster_section import section_clusters
-from unetrep_jax.stages.context import Arrays, Context, phi, quartiles_of, spread, write_stage
+from unetrep_jax.stages.context import Arrays, Context, phi, spread, write_stage
+from unetrep_jax.stages.wording import quartiles_of
 
 __all__ = ["run_clusters", "section_clusters"]
 

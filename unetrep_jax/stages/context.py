@@ -1,18 +1,22 @@
 """What every stage of the analysis works on, and how it stores and shows its results."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from unetrep_jax import devices, figures, measures, report, representation, storage
+from unetrep_jax import devices, figures, report, representation, storage
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.storage import InputError
 
 Arrays = dict[str, np.ndarray]
+NETWORKS = {"trained": "representations", "untrained": "untrained"}  # network -> the stage that swept it
+LOWEST_COMPARED = (
+    30.0  # x 255: below, noise is too small for phi to have settled (figure 2), so levels are not compared
+)
 
 
 class Context(NamedTuple):
@@ -167,17 +171,14 @@ def picture(context: Context, figure: Any, name: str, caption: str) -> Any:
     return report.Picture(figures.save(figure, context.outdir / "figures", name), caption, caption)
 
 
-QUARTILES = ("first_quartile", "median", "third_quartile")
+def reference_level(context: Context) -> int:
+    """Position of s0: the positive level of the grid that is nearest to the setting, the lower one of two as near."""
+    sigmas = np.array(context.settings.sigmas)
+    distance = abs(sigmas - context.settings.robustness_sigma)
+    return int(np.argmin(np.where(sigmas > 0, distance, distance.max() + 1)))
 
 
-def quartiles_of(values: np.ndarray) -> dict[str, float]:
-    """Quartiles of the finite values, by name."""
-    finite = values[np.isfinite(values)].astype(float)
-    quartiles = measures.quartiles(finite) if finite.size else np.full(3, np.nan)
-    return {name: float(value) for name, value in zip(QUARTILES, quartiles, strict=True)}
-
-
-def quartiles_text(quartiles: Mapping[str, Any], decimals: int = 2) -> str:
-    """Median and quartiles as they are printed: 0.25 (0.22-0.31)."""
-    first, median, third = (np.nan if quartiles[name] is None else quartiles[name] for name in QUARTILES)
-    return f"{median:.{decimals}f} ({first:.{decimals}f}–{third:.{decimals}f})"
+def compared_levels(context: Context) -> list[int]:
+    """Positions of the levels from 30/255 up, but s0, where every cosine is 1."""
+    sigmas, reference = context.settings.sigmas, reference_level(context)
+    return [level for level, sigma in enumerate(sigmas) if sigma >= LOWEST_COMPARED and level != reference]

@@ -15,19 +15,9 @@ from unetrep_jax import densities, devices, figures, neighbours, noise, reconstr
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.figures import embedding as drawn
 from unetrep_jax.stages import reconstructing
-from unetrep_jax.stages.context import (
-    Arrays,
-    Context,
-    layout_of,
-    mean_colour,
-    phi,
-    picture,
-    quartiles_of,
-    quartiles_text,
-    spread,
-    write_stage,
-)
+from unetrep_jax.stages.context import Arrays, Context, layout_of, mean_colour, phi, picture, spread, write_stage
 from unetrep_jax.stages.sampled import refuse_or_tell
+from unetrep_jax.stages.wording import quartiles_of, quartiles_text
 from unetrep_jax.storage import InputError
 
 RANDOM_PAIRS, NEAREST = 10_000, 500  # candidates for pairs: at random, and images beside their nearest neighbour
@@ -120,22 +110,46 @@ def named(found: densities.Distance, rows: slice, prefix: str) -> Arrays:
 
 
 def choose_pairs(context: Context) -> np.ndarray:
-    """Pairs of images [p, 2] from the nearest to the furthest in phi, the logarithms of their distances spread evenly."""
+    """Pairs of images [p, 2], nearest in phi first: half spread evenly over log distance in phi, half over that in pixels.
+
+    Spread over distances in phi alone, pairs would cover a wider range of those than of any control's, which would favour phi.
+    """
     features, settings = phi(context, "representations", context.working), context.settings
+    pixels = context.images.images.reshape(len(features), -1)
     count = len(features)
     if count < 2:
         raise InputError(f"the embedding stage compares images, and there is {count}: give 2 or more.")
     queries = spread(count, NEAREST)
-    two = neighbours.nearest(features[queries], features, 2, metric="euclidean").index
-    nearest = np.stack([queries, np.where(two[:, 0] == queries, two[:, 1], two[:, 0])], axis=1)
-    anyhow = np.random.default_rng(settings.seed).integers(0, count, (RANDOM_PAIRS, 2))
-    candidates = np.unique(np.sort(np.concatenate([nearest, anyhow]), axis=1), axis=0)
-    squares = squared(features, candidates)
-    candidates, squares = candidates[squares > 0], squares[squares > 0]
+    anyhow = np.random.default_rng([settings.seed, PURPOSE]).integers(0, count, (RANDOM_PAIRS, 2))
+    both = [beside_nearest(features, queries), beside_nearest(pixels, queries), anyhow]
+    candidates = np.unique(np.sort(np.concatenate(both), axis=1), axis=0)
+    squares = {"phi": squared(features, candidates), "pixels": squared_of_pixels(pixels, candidates)}
+    differ = (squares["phi"] > 0) & (squares["pixels"] > 0)
+    candidates, squares = candidates[differ], {name: values[differ] for name, values in squares.items()}
     if len(candidates) < 3:
-        raise InputError(f"only {len(candidates)} pairs of images differ in phi: give more images.")
-    taken = densities.spread_pairs(candidates, squares, min(settings.embedding_pairs, len(candidates)))
-    return candidates[taken[np.argsort(squares[taken], kind="stable")]]
+        raise InputError(f"only {len(candidates)} pairs of images differ in pixels and in phi: give more images.")
+    wanted = min(settings.embedding_pairs, len(candidates))
+    by_phi = densities.spread_pairs(candidates, squares["phi"], wanted - wanted // 2)
+    left = np.setdiff1d(np.arange(len(candidates)), by_phi)
+    unused = left[~np.isin(candidates[left], candidates[by_phi]).any(axis=1)]
+    left = unused if len(unused) >= wanted // 2 else left
+    by_pixels = densities.spread_pairs(candidates[left], squares["pixels"][left], wanted // 2)
+    taken = np.concatenate([by_phi, left[by_pixels]])
+    return candidates[taken[np.argsort(squares["phi"][taken], kind="stable")]]
+
+
+def beside_nearest(features: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Each query's row beside that of its nearest other row, [q, 2]."""
+    two = neighbours.nearest(features[queries], features, 2, metric="euclidean").index
+    return np.stack([queries, np.where(two[:, 0] == queries, two[:, 1], two[:, 0])], axis=1)
+
+
+def squared_of_pixels(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Squared distance of each pair of uint8 images [n, pixels], intensity units; in parts, for 10,000 pairs are a gigabyte."""
+    differences = (
+        np.float32(images[part[:, 0]]) - images[part[:, 1]] for part in np.array_split(pairs, len(pairs) // 512 + 1)
+    )
+    return np.concatenate([np.einsum("pk,pk->p", part, part, dtype=np.float64) for part in differences]) / 255**2
 
 
 def squared(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:

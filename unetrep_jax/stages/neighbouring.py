@@ -12,17 +12,8 @@ import numpy as np
 
 from unetrep_jax import figures, measures, neighbours, probes, report, storage
 from unetrep_jax.figures import neighbours as drawing
-from unetrep_jax.stages.context import (
-    Arrays,
-    Context,
-    layout_of,
-    phi,
-    picture,
-    quartiles_of,
-    quartiles_text,
-    spread,
-    write_stage,
-)
+from unetrep_jax.stages.context import Arrays, Context, layout_of, phi, picture, spread, write_stage
+from unetrep_jax.stages.wording import quartiles_of, quartiles_text
 from unetrep_jax.storage import InputError
 
 SEARCH_BYTES = 512 << 20  # working memory of a search: the more, the faster

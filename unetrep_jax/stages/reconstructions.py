@@ -11,8 +11,9 @@ from skimage.metrics import structural_similarity
 
 from unetrep_jax import devices, figures, measures, neighbours, noise, reconstruction, report, sampling, storage
 from unetrep_jax.stages import reconstructing
-from unetrep_jax.stages.context import Arrays, Context, mean_colour, phi, phi_of, picture, quartiles_of, write_stage
+from unetrep_jax.stages.context import Arrays, Context, mean_colour, phi, phi_of, picture, write_stage
 from unetrep_jax.stages.sampled import refuse_or_tell
+from unetrep_jax.stages.wording import quartiles_of
 
 SHOWN_LEVELS = (30.0, 100.0, 255.0)  # x 255: of the figure of one matching
 UPDATES = 100  # of that matching
@@ -241,7 +242,9 @@ def reconstruction_claims(summary: dict) -> list[report.Claim]:
             None,
             rank(made["schedule"]),
             "; ".join(filter(None, [beside(rank), f"chance: {total / 2:,.0f}"])),
-            report.verdict(near["schedule"] < total / 10, any(near[name] < 2 * near["schedule"] for name in controls)),
+            report.verdict(
+                (near["schedule"] < total / 10, any(near[name] < 2 * near["schedule"] for name in controls))
+            ),
         ),
         report.Claim(
             "They share layout and patterns with it, and are far from equal to it as pictures.",
@@ -251,8 +254,10 @@ def reconstruction_claims(summary: dict) -> list[report.Claim]:
                 filter(None, [beside(pictures), f"two different targets: correlation {median(apart, 2) or '–'}"])
             ),
             report.verdict(
-                float(apart.get("median") or 0) + 0.1 < alike["schedule"] < 0.95,
-                any(alike[name] >= alike["schedule"] for name in controls),
+                (
+                    float(apart.get("median") or 0) + 0.1 < alike["schedule"] < 0.95,
+                    any(alike[name] >= alike["schedule"] for name in controls),
+                )
             ),
         ),
     ]

@@ -8,25 +8,19 @@ import numpy as np
 
 from unetrep_jax import measures, report, representation, storage
 from unetrep_jax.figures import robustness as figures
-from unetrep_jax.stages.context import Arrays, Context, averages, layout_of, picture, write_stage
+from unetrep_jax.stages.context import (
+    NETWORKS,
+    Arrays,
+    Context,
+    averages,
+    compared_levels,
+    layout_of,
+    picture,
+    reference_level,
+    write_stage,
+)
 
-NETWORKS = {"trained": "representations", "untrained": "untrained"}
-# Which levels the summary of a block is over, x 255: where the paper says that phi collapses is left to its length (our choice).
-LOWEST_COMPARED = 30.0
 CHUNK_BYTES = 64 << 20
-
-
-def reference_level(context: Context) -> int:
-    """Position of s0: the positive level of the grid that is nearest to the setting, the lower one of two as near."""
-    sigmas = np.array(context.settings.sigmas)
-    distance = abs(sigmas - context.settings.robustness_sigma)
-    return int(np.argmin(np.where(sigmas > 0, distance, distance.max() + 1)))
-
-
-def compared_levels(context: Context) -> list[int]:
-    """Positions of the levels from 30/255 up, but s0, where every cosine is 1."""
-    sigmas, reference = context.settings.sigmas, reference_level(context)
-    return [level for level, sigma in enumerate(sigmas) if sigma >= LOWEST_COMPARED and level != reference]
 
 
 class Products(NamedTuple):

@@ -10,19 +10,9 @@ import numpy as np
 
 from unetrep_jax import devices, figures, neighbours, report, sampling, storage
 from unetrep_jax.denoiser import Denoiser
-from unetrep_jax.stages.context import (
-    Arrays,
-    Context,
-    mean_colour,
-    phi_of,
-    phi_to,
-    picture,
-    quartiles_of,
-    quartiles_text,
-    spread,
-    write_stage,
-)
+from unetrep_jax.stages.context import Arrays, Context, mean_colour, phi_of, phi_to, picture, spread, write_stage
 from unetrep_jax.stages.kept import Kept
+from unetrep_jax.stages.wording import quartiles_of, quartiles_text
 from unetrep_jax.storage import InputError
 
 STRETCH = 50  # steps between two looks at the clock

@@ -8,16 +8,8 @@ import numpy as np
 
 from unetrep_jax import devices, measures, report, representation, selectivity, storage
 from unetrep_jax.figures import selectivity as drawing
-from unetrep_jax.stages.context import (
-    Arrays,
-    Context,
-    layout_of,
-    phi,
-    picture,
-    quartiles_of,
-    quartiles_text,
-    write_stage,
-)
+from unetrep_jax.stages.context import Arrays, Context, layout_of, phi, picture, write_stage
+from unetrep_jax.stages.wording import quartiles_of, quartiles_text
 from unetrep_jax.storage import InputError
 
 REFERENCE = 50.0  # x 255: the level that others are compared with, which the paper does not state

@@ -6,16 +6,8 @@ from typing import Any
 import numpy as np
 
 from unetrep_jax import figures, measures, report, representation
-from unetrep_jax.stages.context import (
-    Arrays,
-    Context,
-    averages,
-    layout_of,
-    picture,
-    quartiles_of,
-    quartiles_text,
-    write_stage,
-)
+from unetrep_jax.stages.context import NETWORKS, Arrays, Context, averages, layout_of, picture, write_stage
+from unetrep_jax.stages.wording import quartiles_of, quartiles_text
 
 
 def run_representations(context: Context, folder: Path, key: str) -> None:
@@ -62,9 +54,6 @@ def run_sparsity(context: Context, folder: Path, key: str) -> None:
         summary[name] = {block: quartiles_of(at_level[:, k]) for k, block in enumerate(columns.columns)}
     summary["effective_channels_of_phi"] = summary["trained"]["mid"]["median"] * (end - first)
     write_stage(folder, key, arrays, summary)
-
-
-NETWORKS = {"trained": "representations", "untrained": "untrained"}
 
 
 def ratios(values: np.ndarray, columns: representation.Layout) -> np.ndarray:
@@ -162,7 +151,7 @@ def sparsity_claims(inputs: dict[str, str], summary: dict) -> list[report.Claim]
             published,
             medians_text(summary["trained"], blocks),
             f"{medians_text(summary['untrained'], blocks)} (untrained)",
-            report.verdict(*(ordered(summary[name], blocks, order) for name in ("trained", "untrained"))),
+            report.verdict(tuple(ordered(summary[name], blocks, order) for name in ("trained", "untrained"))),
         )
         for (claim, published), (blocks, order) in chains.items()
         if blocks

@@ -10,17 +10,8 @@ from jaxtyping import Bool, Float, Integer
 from unetrep_jax import measures, report, storage, subspaces
 from unetrep_jax.figures import subspaces as figures
 from unetrep_jax.stages import clustering
-from unetrep_jax.stages.context import (
-    Arrays,
-    Context,
-    averages,
-    phi,
-    picture,
-    quartiles_of,
-    quartiles_text,
-    spread,
-    write_stage,
-)
+from unetrep_jax.stages.context import Arrays, Context, averages, phi, picture, spread, write_stage
+from unetrep_jax.stages.wording import quartiles_of, quartiles_text
 
 CUTS = (0.001, 0.01, 0.1)  # "near zero": less than this fraction of a channel's mean at the working level
 MAIN_CUT = CUTS.index(0.01)
