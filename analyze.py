@@ -22,6 +22,7 @@ Settings are changed by --config.analysis.key=value, --config.data.key=value, --
 """
 
 import argparse
+import functools
 import importlib.metadata
 import platform
 import re
@@ -30,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import configs
-from unetrep_jax import storage
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
@@ -70,97 +70,14 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, rest
 
 
-def check(config: Any) -> None:
-    """Refuses analysis settings that cannot work."""
-    settings = config.analysis
-    if not settings.sigmas or min(settings.sigmas) < 0 or len(set(settings.sigmas)) != len(settings.sigmas):
-        raise InputError(
-            f"analysis.sigmas needs one or more different levels, 0 or above; got {tuple(settings.sigmas)}."
-        )
-    if 0 not in settings.sigmas or settings.robustness_sigma <= 0:
-        raise InputError(
-            f"analysis.sigmas needs the level 0, and analysis.robustness_sigma one above 0; got {tuple(settings.sigmas)} and "
-            f"{settings.robustness_sigma:g}."
-        )
-    if settings.sigma not in settings.sigmas:
-        raise InputError(
-            f"analysis.sigma = {settings.sigma:g} must be one of analysis.sigmas {tuple(settings.sigmas)}."
-        )
-    for key in (
-        "batch_size",
-        "draws",
-        "cluster_seeds",
-        "cluster_runs",
-        "untrained_images",
-        "first_images",
-        "spectrum_images",
-        "selectivity_simulations",
-        "neighbours",
-        "location_images",
-    ):
-        if settings[key] < 1:
-            raise InputError(f"analysis.{key} must be 1 or more; got {settings[key]}.")
-    for key, least in (
-        ("seed", 0),
-        ("images", 0),
-        ("cluster_members", 2),
-        ("location_composites", 30),
-        ("top_images_per_channel", 2),
-        ("top_images_channels", 0),
-        ("top_images_common", 0),
-        ("top_images_targets", 0),
-        ("neighbour_targets", 0),
-        ("probe_images", 0),
-    ):
-        if settings[key] < least:
-            raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
-    if config.devices.cpu_devices < 1:
-        raise InputError(f"devices.cpu_devices must be 1 or more; got {config.devices.cpu_devices}.")
-    known = tuple(sigma for sigma in settings.probe_sigmas if sigma in settings.sigmas)
-    if left_out := set(settings.probe_sigmas) - set(known):
-        names = ", ".join(f"{sigma:g}" for sigma in sorted(left_out))
-        print(f"analysis.probe_sigmas: {names} not among analysis.sigmas: left out", file=sys.stderr)
-        settings.probe_sigmas = known or (settings.sigma,)
-    from unetrep_jax.stages import embedding, reconstructing, sampled
-
-    embedding.check_embedding(settings)
-    sampled.check_samples(settings)
-    reconstructing.check_reconstructions(settings)
-    if not settings.clusters or min(settings.clusters) < 2:
-        raise InputError(f"analysis.clusters needs numbers of 2 or more; got {tuple(settings.clusters)}.")
-
-
 def open_images(arguments: argparse.Namespace, config: Any) -> Any:
-    """The images to analyse: those named, or the run's validation set; and no more of them than analysis.images."""
-    from unetrep_jax import data, stages
+    """The images to analyse: those named, or the run's validation set."""
+    from unetrep_jax import data
 
-    if arguments.images:
-        keys = ("image_size", "image_channels", "cache_dir", "max_unreadable", "data_dir", "zip_dir")
-        images = data.open_images(arguments.images, stride=stride(config), **{key: config.data[key] for key in keys})
-    else:
-        images = data.load("validation", stride=stride(config), **config.data)
-    total = len(images.images)
-    count = min(total, config.analysis.images or total)
-    fitting = tuple(k for k in config.analysis.clusters if 5 * k <= count)
-    if not fitting:
-        raise InputError(
-            f"{count} images are too few for {min(config.analysis.clusters)} clusters (5 images each, on average); "
-            f'give fewer: --config.analysis.clusters="({max(2, count // 20)},)".'
-        )
-    if left_out := set(config.analysis.clusters) - set(fitting):
-        print(
-            f"too few images ({count}) for {', '.join(map(str, sorted(left_out)))} clusters: left out", file=sys.stderr
-        )
-        config.analysis.clusters = fitting
-    if images.labels is not None and images.labels.min() < 0:
-        images = images._replace(labels=None)  # a split whose labels are withheld
-    if count == total:
-        return images
-    chosen = stages.spread(total, count)
-    labels = None if images.labels is None else images.labels[chosen]
-    return images._replace(
-        images=images.images[chosen], labels=labels, fingerprint=f"{images.fingerprint}, {count} of them"
-    )
+    if not arguments.images:
+        return data.load("validation", stride=stride(config), **config.data)
+    keys = ("image_size", "image_channels", "cache_dir", "max_unreadable", "data_dir", "zip_dir")
+    return data.open_images(arguments.images, stride=stride(config), **{key: config.data[key] for key in keys})
 
 
 def stride(config: Any) -> int:
@@ -182,8 +99,8 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
     opened = checkpoints.open_checkpoint(arguments.ckpt, arguments.step, arguments.weights, say=print)
     config = configs.from_plain(opened.config)
     configs.override(config, rest)
-    check(config)
-    images = open_images(arguments, config)
+    settings = stages.usable_settings(config.analysis)
+    images, settings = stages.usable_images(open_images(arguments, config), settings)
     model = models.build(**config.model, image_channels=config.data.image_channels)
     run = opened.folder.parent.parent
     context = stages.Context(
@@ -191,9 +108,10 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         untrained=lambda: denoiser.bind(model, models.init_params(model, jax.random.key(config.seed))),
         images=images,
         # Never a download of 14 GB for the sake of a comparison.
-        training_images=lambda: data.load("train", stride=stride(config), may_prepare=False, **config.data),
-        training_identity=storage.fingerprint(configs.plain(config.data)),
-        settings=config.analysis,
+        training_images=functools.cache(
+            lambda: data.load("train", stride=stride(config), may_prepare=False, **config.data)
+        ),
+        settings=settings,
         identity=f"{opened.fingerprint} {opened.weights}",
         facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
@@ -221,7 +139,12 @@ def outdir(arguments: argparse.Namespace, opened: Any) -> Path:
         else "analysis-" + re.sub(r"[^A-Za-z0-9.]+", "-", arguments.images).strip("-")
     )
     run = opened.folder.parent.parent
-    return (run if (run / "metrics.jsonl").exists() else Path("runs") / opened.folder.name) / name
+    if (run / "metrics.jsonl").exists():
+        return run / name
+    own = Path("runs") / opened.folder.name
+    if (own / "config.json").exists():  # a run of the same name
+        own = own.with_name(f"{own.name}-{opened.fingerprint[:6]}")
+    return own / name
 
 
 def facts(config: Any, opened: Any, images: Any, path: str, argv: list[str]) -> dict[str, Any]:
@@ -253,14 +176,10 @@ def main(argv: list[str]) -> int:
         context, arguments = open_everything(argv)
         from unetrep_jax import stages
 
-        context.outdir.mkdir(parents=True, exist_ok=True)
-        with storage.lock(context.outdir / ".lock", wait=False):
-            try:
-                stages.run_stages(context, arguments.only, arguments.redo)
-            except InputError:  # all other stages were made
-                print(f"report: {stages.write_report(context).resolve()}", flush=True)
-                raise
-            print(f"report: {stages.write_report(context).resolve()}", flush=True)
+        left_out = stages.run_and_report(context, arguments.only, arguments.redo)
+        print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)
+        if left_out:
+            raise InputError(stages.in_one_line(left_out))
         return 0
     except KeyboardInterrupt:
         print("analyze.py: stopped; the same command goes on from here", file=sys.stderr)

@@ -1,14 +1,24 @@
 """Tests run on two virtual CPU devices, with shapes checked and silent broadcasting refused."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Most of the time goes into compiling small programs, so they are compiled fast rather than well. Scripts that tests start are
+# compiled as users' are.
+FAST = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
 
-import jax
-from jaxtyping import install_import_hook
+import jax  # noqa: E402 (after the settings that it reads)
+from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Programs that several tests share are compiled once; each worker has a folder of its own, for JAX does not write atomically.
+_programs = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _programs.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 _hook = install_import_hook("unetrep_jax", "beartype.beartype")
 

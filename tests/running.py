@@ -26,7 +26,7 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs" / "default.py"
-PATIENCE = 240  # seconds until a process counts as hanging
+PATIENCE = 600  # seconds until a process counts as hanging
 
 
 class Result(NamedTuple):
@@ -137,6 +137,7 @@ class Place:
         Only those that nothing interrupts may add to them (`learn`), for JAX does not write them atomically.
         """
         return os.environ | {
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace("--xla_backend_optimization_level=0", ""),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1" if learn else "1e9",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -174,12 +175,15 @@ class Place:
         """Runs a script to its end."""
         return self.start(command, moments, prefix, learn=not (moments or prefix)).wait()
 
-    def run_many(self, commands: Sequence[Sequence[str]], at_once: int = 1) -> list[Result]:
-        """Runs many scripts, in order, so many at once, with the imports done for all of them."""
+    def run_many(
+        self, commands: Sequence[Sequence[str]], at_once: int = 1, moments: Sequence[Sequence[Moment]] | None = None
+    ) -> list[Result]:
+        """Runs many scripts, in order, so many at once, with the imports done for all of them; `moments` are of each command."""
         cases = self.folder / "cases.json"
-        cases.write_text(json.dumps([list(map(str, command)) for command in commands]))
+        together = zip(commands, moments or [()] * len(commands), strict=True)
+        cases.write_text(json.dumps([[list(map(str, command)), list(when)] for command, when in together]))
         program = [sys.executable, __file__, "many", str(cases), str(at_once)]
-        result = Process(program, self.environment(learn=True), self.folder).wait()
+        result = Process(program, self.environment(learn=not moments), self.folder).wait(PATIENCE * len(commands))
         assert result.code == 0, result.err
         return [Result(*case) for case in json.loads(result.out.splitlines()[-1])]
 
@@ -199,10 +203,10 @@ class Process:
         self._files = out, err = _outputs()
         self.popen = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=folder)
 
-    def wait(self) -> Result:
+    def wait(self, patience: float = PATIENCE) -> Result:
         """Waits for the end."""
         try:
-            code = self.popen.wait(PATIENCE)
+            code = self.popen.wait(patience)
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
@@ -256,24 +260,26 @@ def _interrupt_at(moments: Sequence[Moment]) -> None:
     sys.addaudithook(hook)
 
 
-def _run_forks(commands: Sequence[Sequence[str]], at_once: int) -> list[Result]:
+def _run_forks(cases: Sequence[tuple], at_once: int) -> list[Result]:
     ended, running = {}, {}
-    for number, command in enumerate(commands):
+    for number, (command, moments) in enumerate(cases):
         if len(running) == at_once:
             _collect(running, ended)
         files = _outputs()
-        running[_fork(command, files)] = number, files
+        running[_fork(command, moments, files)] = number, files
     while running:
         _collect(running, ended)
-    return [ended[number] for number in range(len(commands))]
+    return [ended[number] for number in range(len(cases))]
 
 
-def _fork(command: Sequence[str], files: Sequence[IO[str]]) -> int:
+def _fork(command: Sequence[str], moments: Sequence[Sequence], files: Sequence[IO[str]]) -> int:
     child = os.fork()
     if child == 0:
         signal.alarm(PATIENCE)
         for file, number in zip(files, (1, 2), strict=True):
             os.dup2(file.fileno(), number)
+        if moments:
+            _interrupt_at([Moment(*moment) for moment in moments])
         os._exit(_code_of(command))
     return child
 

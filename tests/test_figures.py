@@ -11,6 +11,7 @@ from PIL import Image
 
 from unetrep_jax import figures
 from unetrep_jax.figures import clusters as cluster_figures
+from unetrep_jax.figures import style
 
 BLOCKS = ("encoder1", "encoder2", "mid", "decoder2", "decoder1")
 random = np.random.default_rng(0)
@@ -31,6 +32,19 @@ def words(figure: Figure) -> str:
 
 def line(axes, label: str):
     return next(found for found in axes.lines if found.get_label() == label)
+
+
+# Lines
+
+
+def test_no_two_lines_of_one_panel_look_alike():
+    axes = Figure().subplots()
+    style.draw_series(axes, np.arange(3), {str(n): np.arange(3.0) for n in range(21)})
+    looks = [(found.get_color(), found.get_marker(), str(found._dash_pattern)) for found in axes.lines]
+    assert len(set(looks)) == 21 and {look.get_linestyle() for look in axes.lines[:7]} == {"-"}
+    axes = Figure().subplots()
+    style.draw_series(axes, np.arange(3), {str(n): np.arange(3.0) for n in range(7)}, ["#000000"])
+    assert {found.get_linestyle() for found in axes.lines} == {"-"}  # markers tell them apart
 
 
 # Participation ratio

@@ -1,6 +1,9 @@
 """Imports point one way: the table of rooms, who may use whom, and who alone may use which library."""
 
 import ast
+import builtins
+import dis
+import inspect
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,31 @@ def test_the_package_never_imports_configurations_tests_or_benchmarks():
     for room, path in rooms():
         if room in MAY_IMPORT:
             assert not {name.split(".")[0] for name in imports(path)} & {"configs", "tests", "benchmarks", *SCRIPTS}
+
+
+def loads(code):
+    """Global names that a code object and those inside it read."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            yield from loads(constant)
+
+
+@pytest.mark.parametrize("path", sorted(path for _, path in rooms()), ids=lambda path: path.name)
+def test_every_name_that_a_file_uses_is_defined(path):
+    # The linter cannot tell: it takes the shapes in annotations for names.
+    code = compile("from __future__ import annotations\n" + path.read_text(), path, "exec", dont_inherit=True)
+    stored = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
+    inner = {name for constant in code.co_consts if inspect.iscode(constant) for name in stored_in(constant)}
+    known = (
+        stored
+        | inner
+        | set(dir(builtins))
+        | {"__file__", "__name__", "__doc__", "__module__", "__qualname__", "__annotations__"}
+    )
+    assert set(loads(code)) <= known
+
+
+def stored_in(code):
+    """Names that the bodies of classes define."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import bootstrap
-from sklearn.model_selection import GroupKFold
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, cross_val_predict
 
 from unetrep_jax import measures
-from unetrep_jax.measures import Separation, group_means, participation_ratio, quartiles, separation, separations
+from unetrep_jax.measures import Separation, group_means, participation_ratio, quartiles, separations
 from unetrep_jax.storage import InputError
 
 
@@ -100,6 +101,13 @@ def test_quartiles_agree_with_numpy_where_nothing_is_missing():
 
 
 # separation
+
+
+def separation(points_1, points_2):
+    """Separation of two groups of points."""
+    groups = np.repeat([0, 1], [len(points_1), len(points_2)])
+    pair = separations(np.concatenate([points_1, points_2]), groups, np.array([[0, 1]]))
+    return Separation(*(float(value[0]) for value in pair))
 
 
 def test_a_gaussian_split_at_its_centre_has_the_ratio_of_a_cloud_without_clusters():
@@ -328,10 +336,37 @@ def test_ridge_finds_a_linear_rule_and_cannot_use_what_marks_a_group():
     assert np.mean((guessed - of_group) ** 2) > 0.9 * of_group.var()
 
 
+def test_the_ridge_penalty_is_the_best_for_groups_that_were_left_out(monkeypatch):
+    generator = np.random.default_rng(2)
+    groups = np.concatenate([np.repeat(np.arange(12), 4), np.arange(12, 24)])
+    features = generator.normal(size=(60, 3))
+    features = np.concatenate(
+        [features, 2 * generator.normal(size=(24, 40))[groups]], 1
+    )  # what tells backgrounds apart
+    targets = features[:, :1] + generator.normal(size=24)[groups][:, None] + 0.1 * generator.normal(size=(60, 1))
+    monkeypatch.setattr(measures, "RIDGE_PENALTIES", np.logspace(-2, 4, 7))
+    found, chosen, alone = measures.cross_validated_ridge(features, targets, groups, folds=3), [], []
+    for train, test in GroupKFold(3).split(features, targets, groups):
+        x = (features[train] - features[train].mean(0)) / features[train].std(0)
+        errors = {}
+        for name, parts in (("groups", groups[train]), ("rows", np.arange(len(train)))):
+            for penalty in measures.RIDGE_PENALTIES:
+                predicted = cross_val_predict(Ridge(penalty), x, targets[train], groups=parts, cv=LeaveOneGroupOut())
+                errors[name, penalty] = np.square(predicted.reshape(-1, 1) - targets[train]).sum()
+        chosen.append(min((errors["groups", penalty], penalty) for penalty in measures.RIDGE_PENALTIES)[1])
+        alone.append(min((errors["rows", penalty], penalty) for penalty in measures.RIDGE_PENALTIES)[1])
+        fit = Ridge(chosen[-1]).fit(x, targets[train])
+        expected = fit.predict((features[test] - features[train].mean(0)) / features[train].std(0))
+        np.testing.assert_allclose(found[test], expected.reshape(-1, 1), rtol=1e-6, atol=1e-8)
+    assert chosen != alone  # leaving out single rows would have chosen other penalties
+
+
 def test_ridge_bears_constant_features_and_refuses_a_single_group():
     features = np.concatenate([np.zeros((20, 2)), np.arange(20.0)[:, None]], 1)
     found = measures.cross_validated_ridge(features, np.arange(20.0)[:, None], np.arange(20))
     np.testing.assert_allclose(found[:, 0], np.arange(20), atol=0.1)
+    halves = measures.cross_validated_ridge(features, np.arange(20.0)[:, None], np.arange(20) % 2)
+    np.testing.assert_allclose(halves[:, 0], np.arange(20), atol=0.2)
     with pytest.raises(InputError, match="two groups") as caught:
         measures.cross_validated_ridge(features, features, np.zeros(20, int))
     assert "\n" not in str(caught.value)

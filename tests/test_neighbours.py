@@ -227,6 +227,18 @@ def test_distances_to_given_rows_are_those_of_the_search(metric, stored):
     np.testing.assert_array_equal(given, found.distance)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_to_rows_that_hold_no_numbers_are_refused_as_in_a_search(metric, bad):
+    queries, rows = np.ones((4, 3)), np.ones((9, 3))
+    rows[5, 1] = bad
+    assert np.isfinite(distances_to(queries, rows, np.array([[4], [6], [0], [8]]), metric=metric)).all()
+    with pytest.raises(InputError, match=r"^row 5 holds NaN, infinity or numbers too large"):
+        distances_to(queries, rows, np.array([[4], [6], [5], [8]]), metric=metric)
+    with pytest.raises(InputError, match=r"^query 5 holds NaN, infinity or numbers too large"):
+        distances_to(rows, queries, np.zeros((9, 1), int), metric=metric)
+
+
 # ranks
 
 

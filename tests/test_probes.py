@@ -58,6 +58,9 @@ def test_a_run_that_is_cut_short_says_so():
         probes.scaling_of(features)(features), labels, 4, 1e-4, max_iterations=3, tolerance=1e-9
     )
     assert found.iterations == 3 and found.gradient > 1e-9
+    assert found._replace(iterations=probes.MAX_ITERATIONS, gradient=2e-3).unfinished
+    assert not found._replace(iterations=probes.MAX_ITERATIONS, gradient=9e-4).unfinished and not found.unfinished
+    assert found._replace(parameters=found.parameters._replace(bias=np.full(4, np.nan))).unfinished
 
 
 def test_scaling_gives_mean_zero_and_deviation_one_and_drops_what_is_constant():
@@ -116,14 +119,42 @@ def test_equal_logits_count_against_the_label():
     np.testing.assert_array_equal(probes.label_ranks(np.zeros((2, 5)), np.array([0, 4])), [5, 5])
 
 
+def test_a_label_whose_logit_is_unknown_is_never_right_nor_is_one_beside_unknown_logits_first():
+    nan = np.nan
+    logits = np.array([[nan, 1, 2, 3], [1, nan, 0, 0], [nan] * 4, [2.0, 1, 1, 0]])
+    np.testing.assert_array_equal(probes.label_ranks(logits, np.array([0, 0, 2, 2])), [4, 2, 4, 3])
+    features, labels = classes_apart(80)
+    path = probes.regularisation_path(features, labels, features * np.float32(nan), labels, 4, (1.0, 0.1))
+    assert (path.accuracy == 0).all() and path.chosen == 0
+
+
+def test_averages_are_means_of_squares_whatever_is_in_memory_at_once():
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 64, 3), dtype=np.uint8)
+    expected = images.reshape(7, 16, 2, 16, 4, 3).mean((2, 4)).reshape(7, -1) / 255
+    assert expected.shape == (7, 768) and probes.averaged_shape((32, 64, 3)) == (16, 16)
+    np.testing.assert_allclose(probes.averaged(images, at_once=3), expected, rtol=1e-5)
+    np.testing.assert_allclose(probes.averaged(images / np.float32(255)), expected, rtol=1e-5)
+    small = images[:, :5, :24, :1]  # no more rows than there are; edges of columns cut every other pixel
+    assert probes.averaged_shape(small.shape[1:]) == (5, 16)
+    halves = np.repeat(small, 2, axis=2).reshape(7, 5, 16, 3, 1).mean(3).reshape(7, -1) / 255
+    np.testing.assert_allclose(probes.averaged(small), halves, rtol=1e-5)
+
+
 def test_a_probe_reads_what_is_there_and_nothing_where_there_is_nothing():
     features, labels = classes_apart(spread=0.3)
     tested, tested_labels = classes_apart(200, spread=0.3, seed=1)
     found = probes.probe(features, labels, tested, tested_labels, seed=0, l2=(1e-1, 1e-2))
     assert np.mean(found.ranks == 1) > 0.97 and found.constant == 0
-    shuffled = np.random.default_rng(0).permutation(labels)
-    nothing = probes.probe(features, shuffled, tested, tested_labels, seed=0, l2=(1e-1, 1e-2))
-    assert np.mean(nothing.ranks == 1) < 0.6
+    random = np.random.default_rng(0)
+    nothing = probes.probe(
+        random.normal(size=(240, 6)),
+        labels,
+        random.normal(size=(2000, 6)),
+        np.arange(2000) % 4,
+        seed=0,
+        l2=(1e-1, 1e-2),
+    )
+    assert np.mean(nothing.ranks == 1) == pytest.approx(0.25, abs=0.04)  # four standard deviations
 
 
 def test_labels_may_be_any_integers_and_one_never_learnt_is_never_right():

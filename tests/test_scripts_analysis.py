@@ -13,6 +13,7 @@ from PIL import Image
 from running import Moment
 
 import analyze
+from unetrep_jax import stages
 
 STAGES = analyze.STAGES
 FIGURES = {
@@ -64,7 +65,7 @@ def arrays(outdir: Path) -> dict[str, bytes]:
 
 def numbers(outdir: Path) -> dict:
     summary = json.loads((outdir / "summary.json").read_text())
-    return {stage: values for stage, values in summary.items() if stage != "facts"}
+    return {stage: values for stage, values in summary.items() if stage not in ("facts", "claims", "left_out")}
 
 
 def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
@@ -131,6 +132,31 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_gives_identical_arrays(place, 
         if name.startswith(("representations", "untrained", "denoising", "sparsity")):
             assert (out / name).read_bytes() == content, name
     assert not list(out.glob(".*.partial"))
+
+
+KILLED = {
+    "selectivity": "selectivity$",
+    "clusters": "clusters$",
+    "neighbours": "neighbours$",
+    "probe": "probe$",
+    "embedding": "embedded/reconstructions$",
+    "location": "placed/trained$",
+}
+
+
+def test_an_analysis_killed_in_every_stage_goes_on_and_gives_identical_arrays(place, copy):
+    outdir = copy / "analysis"
+    expected, found = arrays(outdir), numbers(outdir)
+    for stage in KILLED:
+        for folder in (stage, *stages.STAGES[stage].keeps):
+            shutil.rmtree(outdir / folder, ignore_errors=True)
+    kills = [[Moment(signal.SIGKILL, "os.rename", f"analysis/{path}")] for path in KILLED.values()]
+    *killed, last = place.run_many([with_labels(place, copy)] * (len(kills) + 1), moments=[*kills, []])
+    assert [result.code for result in killed] == [-signal.SIGKILL] * len(kills), [result.err for result in killed]
+    assert last.code == 0, last.err
+    assert done(last)["neighbours"] == "unchanged" and done(last)["location"] == "done"
+    assert arrays(outdir) == expected
+    assert numbers(outdir) == found
 
 
 @pytest.fixture(scope="module")

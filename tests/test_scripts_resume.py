@@ -91,11 +91,10 @@ MOMENTS = {
 
 
 def test_a_run_killed_over_and_over_equals_the_uninterrupted_run_bit_for_bit(place, tmp_path):
-    run = tmp_path / "run"
-    for when, moment in MOMENTS.items():
-        assert place.run(place.training(run), [moment]).code == -KILL, when
-    result = place.run(place.training(run))
-    assert result.code == 0, result.err
+    run, kills = tmp_path / "run", [[moment] for moment in MOMENTS.values()]
+    *killed, last = place.run_many([place.training(run)] * (len(kills) + 1), moments=[*kills, []])
+    assert {when: result.code for when, result in zip(MOMENTS, killed, strict=True)} == dict.fromkeys(MOMENTS, -KILL)
+    assert last.code == 0, last.err
     assert_same_run(run, place.finished_run)
 
 
@@ -149,7 +148,7 @@ def test_sigterm_and_ctrl_c_save_at_that_very_step_and_the_run_goes_on_from_ther
         "SIGINT": Moment(INT, "os.mkdir", r"best/\.24\.writing"),
     }
     for name, moment in requests.items():
-        result = place.run(place.training(run), [moment])
+        [result] = place.run_many([place.training(run)], moments=[[moment]])
         assert (result.code, result.err) == (0, "")
         told = re.search(rf"stopped by {name} at step (\d+), saved; the same command goes on from there\n$", result.out)
         assert checkpoints.steps(run / "last")[-1] == int(told[1]) < STEPS

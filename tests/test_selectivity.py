@@ -9,7 +9,11 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from unetrep_jax import selectivity
 
-random = np.random.default_rng(0)
+
+@pytest.fixture
+def random():
+    """A generator of its own for every test."""
+    return np.random.default_rng(0)
 
 
 # Ratios
@@ -28,20 +32,31 @@ def test_what_is_at_or_below_the_threshold_counts_as_off_and_a_channel_off_every
     assert ratios[0] == pytest.approx(1 / 3) and np.isnan(ratios[1])
 
 
-def test_without_a_threshold_the_ratio_follows_from_mean_and_deviation():
+def test_without_a_threshold_the_ratio_follows_from_mean_and_deviation(random):
     values = random.gamma(2.0, size=(500, 6)).astype(np.float32)
     ratios = selectivity.selectivity(values, selectivity.thresholds(values, "none"))
     np.testing.assert_allclose(ratios, 1 / (1 + (values.std(0) / values.mean(0)) ** 2), rtol=1e-5)
 
 
-def test_a_ratio_near_one_keeps_its_digits():
+def test_a_ratio_near_one_keeps_its_digits(random):
     values = (1 + 1e-4 * random.standard_normal((3000, 1))).astype(np.float32)
     spread = values.astype(float).std() / values.astype(float).mean()
     ratio = selectivity.selectivity(values, np.full(1, -np.inf))[0]
     assert 1 - ratio == pytest.approx(spread**2, rel=1e-3)
 
 
-def test_ratios_of_few_images_are_spread_over_one_step_and_no_further():
+def test_logits_are_exact_where_ratios_are_one_up_to_rounding_and_elsewhere_those_of_the_ratios(random):
+    values = random.gamma(2.0, size=(300, 5)) * (random.random((300, 5)) < 0.5)
+    ratios, found = (of(values, np.full(5, 0.3)) for of in (selectivity.selectivity, selectivity.logits))
+    np.testing.assert_allclose(found, selectivity.logit(ratios), rtol=1e-9)
+    deviation = random.standard_normal(1000)
+    nearly = 1 + 1e-9 * (deviation - deviation.mean()) / deviation.std()
+    columns = np.stack([nearly, np.ones(1000), np.zeros(1000)], axis=1)
+    found = selectivity.logits(columns, np.full(3, -np.inf))
+    assert found[0] == pytest.approx(18 * np.log(10), abs=1e-5) and found[1] == np.inf and np.isnan(found[2])
+
+
+def test_ratios_of_few_images_are_spread_over_one_step_and_no_further(random):
     on = random.integers(1, 6, 400)
     ratios = np.append(on / 1000, [1.0, np.nan])
     spread = selectivity.off_the_lattice(ratios, np.append(on, [1000, 0]), 1000)
@@ -50,7 +65,7 @@ def test_ratios_of_few_images_are_spread_over_one_step_and_no_further():
     assert selectivity.dip_p_value(selectivity.dip(spread[:-2]), 400, simulations=100) > 0.05
 
 
-def test_thresholds_are_the_maximum_and_the_percentile_of_each_channel_without_noise():
+def test_thresholds_are_the_maximum_and_the_percentile_of_each_channel_without_noise(random):
     at_zero = random.random((2001, 4)).astype(np.float32)
     np.testing.assert_array_equal(selectivity.thresholds(at_zero, "maximum"), at_zero.max(0))
     # 2,001 values: the 99.9th percentile is the third largest but one, two places below the maximum.
@@ -62,7 +77,7 @@ def test_silent_and_constant_channels_are_dead():
     assert selectivity.dead_channels(values).tolist() == [True, True, False]
 
 
-def test_kurtosis_agrees_with_scipy_and_is_undefined_for_a_constant_channel():
+def test_kurtosis_agrees_with_scipy_and_is_undefined_for_a_constant_channel(random):
     values = random.exponential(size=(300, 70)).astype(np.float32)
     values[:, 5] = 1
     found = selectivity.excess_kurtosis(values)
@@ -120,21 +135,21 @@ def test_evenly_spaced_values_have_the_smallest_dip(count):
     assert selectivity.dip(np.linspace(-3.0, 5.0, count)) == pytest.approx(1 / (2 * count), rel=1e-12)
 
 
-def test_two_far_groups_have_a_dip_near_a_quarter():
+def test_two_far_groups_have_a_dip_near_a_quarter(random):
     groups = np.concatenate([random.random(200), 1000 + random.random(200)])
     assert 0.24 < selectivity.dip(groups) <= 0.25
     assert selectivity.dip(np.array([0.0, 0, 1, 1])) == 0.25
     assert selectivity.dip(np.repeat([0.0, 1.0], [30, 10])) == pytest.approx(1 / 8)
 
 
-def test_the_dip_agrees_with_its_definition_on_small_samples():
+def test_the_dip_agrees_with_its_definition_on_small_samples(random):
     for count in (3, 5, 8, 11, 14):
         for sample in (random.random(count), random.standard_normal(count) ** 3, random.integers(0, 6, count) / 2.0):
             if len(np.unique(sample)) > 1:
                 assert selectivity.dip(sample) == pytest.approx(dip_by_definition(sample), abs=1e-8)
 
 
-def test_the_dip_does_not_see_shift_scale_order_or_direction():
+def test_the_dip_does_not_see_shift_scale_order_or_direction(random):
     sample = random.standard_normal(60) ** 3
     found = selectivity.dip(sample)
     for same in (sample[::-1], 3 * sample + 7, -sample):
@@ -147,7 +162,7 @@ def test_equal_values_are_unimodal_and_an_empty_sample_has_no_dip():
     assert np.isnan(selectivity.dip_p_value(float("nan"), 0))
 
 
-def test_p_values_of_uniform_samples_are_spread_evenly_and_two_humps_are_rejected():
+def test_p_values_of_uniform_samples_are_spread_evenly_and_two_humps_are_rejected(random):
     chances = [selectivity.dip_p_value(selectivity.dip(random.random(40)), 40, simulations=200) for _ in range(100)]
     assert stats.kstest(chances, "uniform").pvalue > 0.01
     humps = np.concatenate([random.normal(-6, 1, 20), random.normal(6, 1, 20)])
@@ -157,7 +172,7 @@ def test_p_values_of_uniform_samples_are_spread_evenly_and_two_humps_are_rejecte
 # Mixture and groups
 
 
-def test_two_gaussians_are_found_and_preferred():
+def test_two_gaussians_are_found_and_preferred(random):
     values = np.concatenate([random.normal(-4, 0.5, 200), random.normal(1, 1, 400)])
     found = selectivity.mixture(values)
     assert found.bic_gain > 100
@@ -166,7 +181,7 @@ def test_two_gaussians_are_found_and_preferred():
     np.testing.assert_allclose(found.deviations, [0.5, 1], atol=0.1)
 
 
-def test_one_gaussian_is_preferred_where_there_is_one():
+def test_one_gaussian_is_preferred_where_there_is_one(random):
     assert selectivity.mixture(random.standard_normal(500)).bic_gain < 0
 
 
@@ -182,18 +197,18 @@ def test_a_component_below_the_other_throughout_has_no_crossing():
     assert np.isnan(selectivity.crossing(np.array([0.01, 0.99]), np.array([0.0, 0.1]), np.ones(2)))
 
 
-def test_channels_are_split_where_the_components_cross():
+def test_channels_are_split_where_the_components_cross(random):
     low, high = 1 / (1 + np.exp(-random.normal([[-4], [1]], 0.4, (2, 60))))
     ratios = np.concatenate([low, high, [np.nan]])
-    groups = selectivity.split_channels(ratios)
+    groups = selectivity.split_channels(selectivity.logit(ratios))
     assert groups.specialised[:60].all() and groups.common[60:120].all()
     assert not (groups.specialised | groups.common)[120]
     assert low.max() < groups.boundary < high.min()
 
 
-def test_where_one_gaussian_is_enough_the_outer_terciles_are_taken():
+def test_where_one_gaussian_is_enough_the_outer_terciles_are_taken(random):
     ratios = 1 / (1 + np.exp(-random.normal(size=300)))
-    groups = selectivity.split_channels(np.append(ratios, np.nan))
+    groups = selectivity.split_channels(selectivity.logit(np.append(ratios, np.nan)))
     assert np.isnan(groups.boundary) and groups.mixture.bic_gain < 0
     order = np.argsort(ratios)
     assert set(np.flatnonzero(groups.specialised)) == set(order[:100])
@@ -201,14 +216,14 @@ def test_where_one_gaussian_is_enough_the_outer_terciles_are_taken():
 
 
 def test_few_or_no_ratios_make_no_mixture():
-    few = selectivity.split_channels(np.array([0.1, 0.5, np.nan, 0.9]))
+    few = selectivity.split_channels(np.array([-1, 0, np.nan, 2.0]))
     assert few.mixture is None and few.specialised.tolist() == [True, False, False, False]
     assert few.common.tolist() == [False, False, False, True]
     none = selectivity.split_channels(np.full(3, np.nan))
     assert not (none.specialised | none.common).any()
 
 
-def test_a_difference_between_groups_is_significant_only_where_there_is_one():
+def test_a_difference_between_groups_is_significant_only_where_there_is_one(random):
     specialised = np.arange(60) < 25
     common = (np.arange(60) >= 25) & (np.arange(60) < 58)
     values = random.standard_normal(60)
@@ -225,6 +240,11 @@ def test_a_difference_between_groups_is_significant_only_where_there_is_one():
     assert np.isnan(selectivity.compare_groups(values, specialised, np.zeros(60, bool)).p_value)
 
 
+def test_differences_by_chance_that_are_undefined_do_not_count():
+    assert selectivity.p_value(1.0, np.array([0.5, np.nan, 2.0, np.inf])) == pytest.approx(2 / 3)
+    assert np.isnan(selectivity.p_value(np.nan, np.ones(3))) and np.isnan(selectivity.p_value(1.0, np.full(3, np.nan)))
+
+
 def test_permuted_groups_keep_sizes_and_members():
     specialised, common = np.array([1, 1, 0, 0, 0, 0], bool), np.array([0, 0, 0, 1, 1, 1], bool)
     first, second = selectivity.permuted_groups(specialised, common, 200, 0)
@@ -233,7 +253,7 @@ def test_permuted_groups_keep_sizes_and_members():
     np.testing.assert_allclose(first.mean(0)[[0, 1, 3, 4, 5]], 0.4, atol=0.12)
 
 
-def test_group_cosines_agree_with_scikit_learn():
+def test_group_cosines_agree_with_scikit_learn(random):
     a, b = random.random((30, 8)).astype(np.float32), random.random((30, 8)).astype(np.float32)
     masks = random.random((3, 8)) < 0.6
     masks[:, 0] = True
@@ -247,7 +267,7 @@ def test_group_cosines_agree_with_scikit_learn():
         assert value == pytest.approx(pairs.mean(), rel=1e-5)
 
 
-def test_channel_correlations_agree_with_numpy():
+def test_channel_correlations_agree_with_numpy(random):
     a, b = random.random((40, 70)), random.random((40, 70))
     a[:, 3] = 2
     found = selectivity.channel_correlations(a, b)
@@ -292,7 +312,7 @@ def test_responses_within_the_noise_of_the_blank_count_as_none():
 # Likeness
 
 
-def test_top_images_are_the_largest_values_in_order():
+def test_top_images_are_the_largest_values_in_order(random):
     values = random.permutation(200).reshape(20, 10).astype(np.float32)
     values[[2, 7], 0] = 1000
     found = selectivity.top_images(values, 5)
@@ -308,7 +328,7 @@ def test_pixel_features_are_means_over_cells():
     assert selectivity.pixel_features(np.full((1, 13, 5, 3), 7, np.uint8)).tolist() == [[7.0] * (8 * 5 * 3)]
 
 
-def test_a_colour_histogram_counts_pixels_by_colour_wherever_they_are():
+def test_a_colour_histogram_counts_pixels_by_colour_wherever_they_are(random):
     image = np.zeros((1, 4, 4, 3), np.uint8)
     image[0, :1] = (255, 0, 0)
     found = selectivity.colour_features(image)[0]
@@ -327,7 +347,7 @@ def test_gradient_orientations_are_found_in_their_cells():
     assert not selectivity.gradient_features(np.full((1, 8, 8, 3), 9, np.uint8)).any()
 
 
-def test_likeness_is_the_mean_cosine_over_pairs():
+def test_likeness_is_the_mean_cosine_over_pairs(random):
     images = random.integers(0, 255, (30, 8, 8, 3)).astype(np.uint8)
     units = selectivity.unit_features(images, "colour histogram", chunk=7)
     np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, rtol=1e-5)
@@ -342,7 +362,7 @@ def test_purity_is_the_share_of_the_most_frequent_label():
     assert selectivity.purity(labels, np.array([[0, 1, 2, 3], [3, 4, 5, 0], [3, 4, 5, 3]])).tolist() == [0.5, 0.75, 1.0]
 
 
-def test_random_sets_are_of_different_rows_and_about_one_in_twenty_is_beyond():
+def test_random_sets_are_of_different_rows_and_about_one_in_twenty_is_beyond(random):
     sets = selectivity.random_sets(12, 6, 300, seed=1)
     assert all(len(set(members)) == 6 for members in sets.tolist())
     values = random.standard_normal(2000)

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import default
 from unetrep_jax import clusters, measures, noise, representation, stages
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
@@ -60,7 +62,6 @@ def make_context(tmp_path):
             untrained=lambda: colour_denoiser(-WEIGHTS),
             images=image_set(),
             training_images=training_images,
-            training_identity="training images",
             settings=SimpleNamespace(**SETTINGS | settings),
             identity="checkpoint",
             facts={"images": "60 images"},
@@ -115,7 +116,9 @@ def test_ratios_and_their_quartiles_are_those_of_the_saved_averages(make_context
     np.testing.assert_allclose(middle, expected, rtol=1e-5)
     summary = summary_of(tmp_path, "sparsity")
     assert summary["trained"]["mid"]["median"] == pytest.approx(np.median(expected[:, 2]), rel=1e-5)
-    assert summary["effective_channels_of_phi"] == pytest.approx(6 * np.median(expected[:, 2]), rel=1e-5)
+    effective = summary["effective_channels_of_phi"]
+    assert effective["trained"] == pytest.approx(6 * np.median(expected[:, 2]), rel=1e-5)
+    assert effective["untrained"] == pytest.approx(6 * summary["untrained"]["mid"]["median"])
 
 
 def test_clusters_find_the_colours_and_numbers_agree_with_the_measures(make_context, tmp_path):
@@ -169,7 +172,8 @@ def test_every_setting_that_a_stage_reads_is_part_of_its_key():
 
     by_module = {}
     for name, stage in stages.STAGES.items():
-        by_module.setdefault(stage.run.__module__, set()).update(closure(name))
+        for part in filter(None, (stage.run, stage.section)):
+            by_module.setdefault(part.__module__, set()).update(closure(name))
     assert len(by_module) > 10
     for module, known in by_module.items():
         source = inspect.getsource(importlib.import_module(module))
@@ -177,9 +181,95 @@ def test_every_setting_that_a_stage_reads_is_part_of_its_key():
         assert used - {"pop"} <= known, module
 
 
-def test_a_stage_that_cannot_be_made_costs_no_other(make_context, tmp_path):
+def test_a_stage_that_cannot_be_made_costs_no_other_and_the_report_says_why(make_context, tmp_path):
     context = make_context(top_images_per_channel=1000)
-    with pytest.raises(InputError, match=r"^top_images: analysis\.top_images_per_channel = 1000"):
-        stages.run_stages(context, ["top_images", "sparsity"], [])
+    left_out = stages.run_stages(context, ["top_images", "sparsity"], [])
+    assert list(left_out) == ["top_images"]
+    assert left_out["top_images"].startswith("analysis.top_images_per_channel = 1000")
     assert {"sparsity", "selectivity"} <= {path.name for path in tmp_path.iterdir()}
-    assert "Sparsity" in stages.write_report(context).read_text()
+    page = stages.write_report(context, left_out).read_text()
+    assert "Sparsity" in page and "analysis.top_images_per_channel = 1000" in page
+    assert json.loads((tmp_path / "summary.json").read_text())["left_out"] == left_out
+
+
+def test_sections_are_drawn_once_and_anew_when_a_setting_changes_or_a_figure_is_gone(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, ["sparsity"], [])
+    page = stages.write_report(context).read_text()
+    drawn = tmp_path / "figures" / "participation_ratio.png"
+    times = [drawn.stat().st_mtime_ns]
+    for change in ("nothing", "deleted", "settings"):
+        if change == "deleted":
+            drawn.with_suffix(".pdf").unlink()
+        other = make_context(selectivity_simulations=21) if change == "settings" else context
+        assert stages.write_report(other).read_text() == page
+        times.append(drawn.stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2] < times[3]
+    claims = json.loads((tmp_path / "summary.json").read_text())["claims"]
+    assert {claim["section"] for claim in claims} == {"sparsity"} and claims[0].keys() >= {"here", "null", "holds"}
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, ["sparsity"], [])
+    stages.write_report(context)
+    (tmp_path / "figures" / "mine.png").write_bytes(b"")
+    stages.write_report(make_context(sigma=50.0))  # for which no stage is up to date
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.png"]
+
+
+def test_a_stage_killed_as_it_gets_its_name_is_not_made_again(make_context, tmp_path, monkeypatch, capsys):
+    context, rename = make_context(), Path.rename
+
+    def killed(self, target):
+        if Path(target).name == "sparsity":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        stages.run_stages(context, ["sparsity"], [])
+    capsys.readouterr()
+    assert stages.run_stages(context, ["sparsity"], []) == {}
+    assert capsys.readouterr().out.count("unchanged") == 3
+
+
+def test_redo_makes_what_a_stage_keeps_anew_too(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, ["samples"], [])
+    before = (tmp_path / "drawn" / "image.npy").stat().st_mtime_ns
+    stages.run_stages(context, ["samples"], ["samples"])
+    assert (tmp_path / "drawn" / "image.npy").stat().st_mtime_ns > before
+
+
+def test_all_that_stages_keep_is_named_in_the_table(make_context, tmp_path):
+    known = {folder for stage in stages.STAGES.values() for folder in stage.keeps}
+    package = Path(stages.__file__).parent
+    used = re.findall(r'outdir / "(\w+)"', "".join(path.read_text() for path in package.glob("*.py")))
+    assert set(used) - {"figures"} <= known | set(stages.STAGES)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"block_names": ("encoder0", "encoder1", "mid")}, "needs a block named mid before the last one"),
+        ({"block_names": ("mid", "decoder0")}, "needs a block named encoder0"),
+        ({"block_names": ("encoder0", "mid", "decoder7", "decoder0")}, "decoder7"),
+        ({"represent": lambda y: y.mean((1, 2))[:, :1]}, "must be the mean of mid's"),
+        ({"denoise": lambda y: y[:, 1:]}, "must keep the shape"),
+    ],
+)
+def test_functions_that_are_no_denoiser_are_refused(tmp_path, change, says):
+    denoiser = colour_denoiser(WEIGHTS)
+    with pytest.raises(InputError, match=says):
+        stages.analyse(
+            denoiser._replace(**change), denoiser, image_set(), tmp_path / "out", settings=small_settings(), name="none"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def small_settings(**changed):
+    settings = default.get_config().analysis
+    with settings.unlocked():
+        settings.update(SETTINGS | changed)
+    return settings

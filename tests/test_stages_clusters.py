@@ -1,6 +1,7 @@
 """The cluster stage: its numbers are those of the measures, what was found outlives a kill, and too little data is never NaN."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -217,7 +218,7 @@ def test_what_cannot_be_measured_is_left_out_and_never_printed_as_nan(case, make
     )
     arrays, summary = run(context)
     section = clustering.section_clusters(context, arrays, summary)
-    assert not [cell for cell in cells(section) if "nan" in cell or "None" in cell]
+    assert not [cell for cell in cells(section) if re.search(r"\bnan\b|None", cell)]
     assert (arrays["assignment/3"] < 3).all()
     assert all(claim.null and claim.here for claim in section.claims)
     labelled = any("no labels" in text for text in section.text)
@@ -264,9 +265,96 @@ def test_a_page_of_a_large_cluster_runs_from_the_nearest_to_the_farthest_without
     assert len(np.unique(clustering.page_ranks(51, 5, 10))) == 50
 
 
+def held_out(median, third=None):
+    return {"held_out": {"median": median, "third_quartile": third}}
+
+
 @pytest.mark.parametrize(
-    ("median", "null", "verdict"), [(1.9, 1.0, "no"), (2.5, 2.4, "yes"), (2.5, 2.6, "in part"), (None, 1.0, "")]
+    ("median", "null", "verdict"),
+    [(1.9, 1.0, "no"), (2.5, 2.4, "yes"), (2.5, 2.6, "in part"), (None, 1.0, ""), (2.5, None, "")],
 )
-def test_the_separation_claim_holds_only_above_two_and_above_both_nulls(median, null, verdict):
-    nulls = {name: {"held_out": {"third_quartile": null}} for name in clustering.NULLS}
-    assert cluster_section.separated({"held_out": {"median": median}} | nulls) == verdict
+def test_the_separation_claim_holds_only_above_two_and_above_every_null(median, null, verdict):
+    assert (
+        report.verdict(cluster_section.separated(held_out(median), held_out(1.0, 1.0), held_out(1.0, null))) == verdict
+    )
+
+
+@pytest.mark.parametrize(
+    ("controls", "verdict"),
+    [
+        ({}, "yes"),
+        ({"pixels": held_out(2.4, 2.6)}, "in part"),
+        ({"pixels": held_out(2.0, 2.1), "phi of the untrained network (9 images)": held_out(2.0, 2.6)}, "in part"),
+        (
+            # On as many images phi is far apart too.
+            {
+                "phi of those 9 images": held_out(3.0, 3.5),
+                "phi of the untrained network (9 images)": held_out(2.0, 2.6),
+                "pixels": held_out(2.0, 2.1),
+            },
+            "yes",
+        ),
+    ],
+)
+def test_pixels_and_the_untrained_network_on_as_many_images_are_nulls_of_the_separation_claim(controls, verdict):
+    row = held_out(2.5, 2.7) | {null: held_out(2.0, 2.2) for null in clustering.NULLS}
+    parts = cluster_section.separation_parts({"by_clusters": {"3": row}, "controls": controls})
+    assert report.verdict(*parts) == verdict
+
+
+@pytest.mark.parametrize(
+    ("medians", "ceiling", "verdict"),
+    [
+        ({"phi": 0.8, "pixels": 0.5, "phi_of_some": 0.6, "untrained": 0.4}, 1.0, "yes"),
+        ({"phi": 0.5, "pixels": 0.4, "phi_of_some": 0.5, "untrained": 0.4}, 1.0, "in part"),
+        ({"phi": 0.8, "pixels": 0.5, "phi_of_some": 0.6, "untrained": 0.7}, 1.0, "in part"),
+        ({"phi": 0.8, "pixels": 0.9, "phi_of_some": 0.6, "untrained": 0.4}, 1.0, "in part"),
+        ({"phi": 0.2, "pixels": 0.1, "phi_of_some": 0.6, "untrained": 0.4}, 1.0, "no"),
+        ({"phi": 0.8, "pixels": 0.5}, 1.0, ""),  # no control
+        ({"phi": 0.0, "pixels": -0.1, "phi_of_some": 0.6, "untrained": 0.4}, 0.0, ""),
+    ],
+)
+def test_clusters_are_the_same_as_far_as_starts_leave_them_and_more_than_those_of_the_nulls(medians, ceiling, verdict):
+    assert report.verdict(*cluster_section.same_clusters(medians, ceiling)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("classes", "random", "of_clusters", "verdict"),
+    [
+        (1.0, 0.0, [2.3, 2.1], "yes"),
+        (1.0, 0.9, [2.3], "in part"),  # a random partition does both
+        (1.4, 0.0, [1.2], "no"),  # about 1, and not closer than clusters
+        (0.2, 0.0, [2.3], "no"),
+        (3.0, 0.0, [2.3], "no"),
+        (1.0, 0.0, [], ""),
+        (1.0, None, [2.3], ""),
+        (None, 0.0, [2.3], ""),
+    ],
+)
+def test_classes_lie_about_one_apart_and_closer_than_clusters(classes, random, of_clusters, verdict):
+    answers = (cluster_section.close_classes(median, of_clusters) for median in (classes, random))
+    assert report.verdict(cluster_section.part(*answers)) == verdict
+
+
+def test_levels_below_thirty_do_not_count_as_other_levels(make_context):  # noqa: F811
+    context = make_context(sigmas=(0.0, 10.0, 50.0, 100.0))
+    ami = {0.0: 0.1, 10.0: 0.2, 50.0: 0.9, 100.0: 1.0}
+    levels = {
+        f"{sigma:g}": {"agreement_with_working_level_ami": dict.fromkeys(cluster_section.BY_NOISE, value)}
+        for sigma, value in ami.items()
+    }
+    claim = cluster_section.noise_claim(context, {"by_noise": {"levels": levels}})[0]
+    assert claim.here.startswith("AMI 0.90 (median over the other levels from 30/255 up; 0.90 to 0.90)")
+    assert cluster_section.noise_claim(make_context(sigmas=(0.0, 10.0, 100.0)), {"by_noise": {"levels": levels}}) == []
+
+
+@pytest.mark.parametrize(
+    ("staying", "at_random", "verdict"), [(0.1, 0.9, "yes"), (0.1, 0.1, "in part"), (0.9, 0.1, "no")]
+)
+def test_kmeans_moves_away_from_the_classes_where_it_does_not_from_any_start(staying, at_random, verdict):
+    unknown = {"first_quartile": None, "median": None, "third_quartile": None}
+    row = {"separation": unknown, "held_out": unknown}
+    starts = [{"ami_at_the_end": 0.1, "staying_at_the_end": share, "iterations": 3} for share in (staying, at_random)]
+    classes = row | {"random_partition": row, "begun_at_class_means": starts[0], "begun_at_random_means": starts[1]}
+    claims = cluster_section.classes_claims({"classes": classes, "by_clusters": {}})
+    assert [claim.holds for claim in claims] == ["", verdict]

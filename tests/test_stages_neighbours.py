@@ -12,13 +12,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noqa: F401 (a fixture)
 
-from unetrep_jax import figures, noise, probes, representation, stages, storage
-from unetrep_jax.stages import neighbouring, probing
+from unetrep_jax import figures, noise, probes, report, representation, stages, storage
+from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording
 from unetrep_jax.storage import InputError
 
 SETTINGS = {"neighbours": 4, "neighbour_targets": 3, "probe_sigmas": (100.0,), "probe_images": 40}
 RUN = {"neighbours": neighbouring.run_neighbours, "probe": probing.run_probe}
-SECTION = {"neighbours": neighbouring.section_neighbours, "probe": probing.section_probe}
+SECTION = {"neighbours": neighbour_section.section_neighbours, "probe": probing.section_probe}
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,13 @@ def test_neighbours_agreement_and_overlap_are_those_of_scikit_learn(context_of):
         np.testing.assert_array_equal(arrays[f"index/all/{space}"], index)
         agreement = np.mean(labels[index] == labels[:, None])
         interval = found["agreement"][space]["100"]
-        assert interval["mean"] == pytest.approx(agreement) and interval["low"] <= agreement <= interval["high"]
+        assert interval["value"] == pytest.approx(agreement) and interval["low"] <= agreement <= interval["high"]
         common = [len(set(a) & set(b)) / 4 for a, b in zip(index, arrays["index/all/phi"], strict=True)]
-        assert found["overlap_with_phi"][space]["100"]["mean"] == pytest.approx(np.mean(common))
+        assert found["overlap_with_phi"][space]["100"]["value"] == pytest.approx(np.mean(common))
     assert found["overlap_by_chance"] == pytest.approx(4 / 59)
     assert found["chance"]["class_frequencies"] == pytest.approx(19 / 59)
     at_50 = neighbours_by_scikit_learn(phi_at(context, "representations", 1), "cosine")
-    assert found["agreement"]["phi"]["50"]["mean"] == pytest.approx(np.mean(labels[at_50] == labels[:, None]))
+    assert found["agreement"]["phi"]["50"]["value"] == pytest.approx(np.mean(labels[at_50] == labels[:, None]))
     assert "same label" in page and "class frequencies" in page and section.claims[0].published is None
 
 
@@ -131,7 +131,13 @@ def test_the_untrained_network_is_compared_on_the_images_that_it_saw(context_of)
         "pixels": context.images.images[rows],
     }.items():
         np.testing.assert_array_equal(arrays[f"index/subset/{space}"], neighbours_by_scikit_learn(features, "cosine"))
-    assert section.claims[0].null.count("untrained network") == 1
+    null = section.claims[0].null
+    found = summary["groups"]
+    assert (
+        f"untrained network {wording.share_text(found['subset']['agreement']['untrained phi']['100'])}, where" in null
+    )
+    for space in neighbouring.OTHERS:  # the strongest control is among them
+        assert f"{space} {wording.share_text(found['all']['agreement'][space]['100'])}" in null
 
 
 def test_where_the_untrained_network_saw_all_images_there_is_one_group(context_of):
@@ -141,6 +147,64 @@ def test_where_the_untrained_network_saw_all_images_there_is_one_group(context_o
     assert "among 60" in section.claims[0].null
 
 
+def leads(**lows):
+    """By how much more often neighbours in phi agree than each control's, from the low end of the interval (0.2 wide)."""
+    named = zip(
+        (*neighbouring.OTHERS, "untrained phi"), ("pixels", "euclidean", "components", "untrained"), strict=True
+    )
+    return {space: {"low": lows.get(short, 0.1), "high": lows.get(short, 0.1) + 0.2} for space, short in named}
+
+
+@pytest.mark.parametrize(
+    ("every", "subset", "expected"),
+    [
+        (leads(), None, "yes"),
+        (leads(components=-0.1), None, "in part"),
+        (leads(euclidean=-0.1), None, "in part"),
+        (leads(untrained=-0.1), None, "in part"),
+        (leads(untrained=-0.1), leads(), "yes"),  # on the images that the untrained network saw
+        (leads(), leads(untrained=-0.1), "in part"),
+        (leads(), leads(pixels=-0.1, components=-0.1), "yes"),  # the pixels are compared on all images
+        (leads(pixels=-0.3), None, "no"),
+        (leads(pixels=-0.1), None, ""),
+    ],
+)
+def test_neighbours_in_phi_agree_more_often_where_no_control_that_is_printed_does_as_often(every, subset, expected):
+    groups = {"all": {"phi_agrees_more_by": every}}
+    groups |= {"subset": {"phi_agrees_more_by": subset}} if subset else {}
+    assert report.verdict(neighbour_section.agrees_more({"groups": groups})) == expected
+
+
+def test_what_is_said_of_phi_is_said_of_the_untrained_network_too(context_of):
+    context = context_of()
+    _, summary, _, page = ran(context, "neighbours")
+    for name, sweep in neighbouring.SWEEPS.items():
+        phi = phi_at(context, sweep, 2).astype(float)
+        common = np.square(phi.mean(0)).sum() / np.square(phi).sum(1).mean()
+        assert summary["common_part"][name] == pytest.approx(common)
+        variance = np.load(context.outdir / sweep / "variance.npy")[:, 2, 2]
+        part = variance.mean() / 2 / phi.var(0).sum()
+        assert summary["noise_part"][name] == pytest.approx(part, rel=1e-5)
+        assert f"the mean of {name} over images makes up all but {1 - common:.2g}" in page
+        assert f"of {name} {part:.2g}" in page and f"0 of the 6 channels of {name} are 0" in page
+
+
+def test_channels_that_tell_nothing_are_counted():
+    features = np.random.default_rng(0).uniform(size=(9, 6))
+    features[:, 1], features[:, [2, 4]] = 0, 0.5
+    assert channels.count_channels(features) == {"channels": 6, "dead": 1, "constant": 2}
+    assert "1 of the 6 channels of phi are 0 for all images and 2 others" in channels.channels_text(
+        {"phi": channels.count_channels(features)}
+    )
+
+
+def test_shares_are_printed_with_their_intervals():
+    estimate = {"value": 0.12314, "low": 0.1192, "high": 0.12704}
+    assert wording.share_text(estimate) == "12.31 % (11.92–12.70)"
+    assert wording.share_text(estimate | {"low": -0.01}, 1) == "12.3 % (-1.0 to 12.7)"
+    assert wording.share_text(estimate | {"low": None}) is None and wording.share_text(None) is None
+
+
 def test_neighbours_of_an_image_are_alike_in_pixels_and_random_images_are_not(context_of):
     context = context_of()
     arrays, summary, _, page = ran(context, "neighbours")
@@ -148,6 +212,10 @@ def test_neighbours_of_an_image_are_alike_in_pixels_and_random_images_are_not(co
     index = arrays["index/all/pixels, Euclidean"]
     expected = np.sqrt(np.square(images[:, None] - images[index]).mean((2, 3, 4))).mean(1)
     np.testing.assert_allclose(arrays["alike/pixels, Euclidean"], expected, rtol=1e-5)
+    random = np.random.default_rng([0, neighbouring.RANDOM_IMAGES]).integers(1, 60, (60, 4))
+    others = images[(np.arange(60)[:, None] + random) % 60]  # never the image itself
+    expected = np.sqrt(np.square(images[:, None] - others).mean((2, 3, 4))).mean(1)
+    np.testing.assert_allclose(arrays["alike/random images"], expected, rtol=1e-5)
     alike = summary["alike"]
     assert alike["pixels, Euclidean"]["median"] < alike["phi"]["third_quartile"] < alike["random images"]["median"]
     assert "random images" in page
@@ -214,8 +282,16 @@ def test_a_dead_representation_has_neighbours_by_chance(context_of):
 
     context = context_of(change=dead)
     _, summary, section, page = ran(context, "neighbours")
-    assert summary["common_part"] is None and summary["groups"]["all"]["agreement"]["phi"]["100"]["mean"] < 0.6
-    assert section.claims[0].holds == "no"
+    assert summary["common_part"] == {"phi": None, "untrained phi": None} == summary["noise_part"]
+    labels = np.arange(60) % 3
+    first = [
+        labels[[j for j in range(60) if j != i][:4]] for i in range(60)
+    ]  # all are as near, so the first of the others
+    expected = np.mean(np.stack(first) == labels[:, None])
+    assert summary["groups"]["all"]["agreement"]["phi"]["100"]["value"] == pytest.approx(expected)
+    assert expected == pytest.approx(1 / 3, abs=0.02)
+    assert section.claims[0].holds == "no" and "phi is zero" in page
+    assert "6 of the 6 channels of phi are 0 for all images" in page
     _, summary, section, page = ran(context, "probe")
     assert summary["probes"]["phi, σ = 100/255"]["constant"] == 6 and section.claims[0].holds == "no"
     assert "count for nothing" in page
@@ -234,8 +310,8 @@ def test_a_probe_of_phi_is_that_of_scikit_learn(context_of):
     context = context_of(probe_sigmas=(50.0, 100.0))
     _, summary, section, _ = ran(context, "probe")
     training = image_set(seed=1)
-    rows = np.sort(np.random.default_rng(0).permutation(60)[:40])
-    index = np.arange(40, dtype=np.int32)
+    rows = np.sort(np.random.default_rng([0, probe_features.CHOSEN_IMAGES]).permutation(60)[:40])
+    index = 60 + np.arange(40, dtype=np.int32)  # no noise in common with the 60 analysed images
     sigma = jnp.float32(50) / jnp.float32(255)
     key = noise.level_key(jax.random.key(0), sigma)
     clean = noise.to_unit(jnp.asarray(training.images[rows]))
@@ -249,7 +325,7 @@ def test_a_probe_of_phi_is_that_of_scikit_learn(context_of):
         scaler.transform(phi), training.labels[rows]
     )
     expected = same.score(scaler.transform(phi_at(context, "representations", 1)), context.images.labels)
-    assert summary["top1"]["phi, σ = 50/255"]["mean"] == pytest.approx(expected, abs=2 / 60)
+    assert summary["top1"]["phi, σ = 50/255"]["value"] == pytest.approx(expected, abs=2 / 60)
     assert (
         probe["learnt"] == 40
         and probe["tested"] == 60
@@ -260,14 +336,68 @@ def test_a_probe_of_phi_is_that_of_scikit_learn(context_of):
 
 
 def test_colours_are_read_off_phi_and_not_off_permuted_labels(context_of):
-    _, summary, _, page = ran(context_of(), "probe")
-    assert summary["top1"]["phi, σ = 100/255"]["mean"] > 0.95
-    assert summary["top1"][probing.PERMUTED]["mean"] < 0.8
+    arrays, summary, _, page = ran(context_of(), "probe")
+    names = list(summary["probes"])
+    assert names[-3:] == [probe_features.COMPONENTS, "pixels averaged to 8×8", probe_features.PERMUTED]
+    right = {name: arrays[f"ranks/{place}"] == 1 for place, name in enumerate(names)}
+    assert right["phi, σ = 100/255"].mean() > 0.95
+    assert (
+        right["pixels averaged to 8×8"].mean() == 1 and summary["probes"]["pixels averaged to 8×8"]["features"] == 192
+    )
     assert summary["largest_class"] == pytest.approx(1 / 3)
-    difference = summary["phi_is_right_more_by"][probing.COMPONENTS]
-    gained = summary["top1"]["phi, σ = 100/255"]["mean"] - summary["top1"][probing.COMPONENTS]["mean"]
-    assert difference["mean"] == pytest.approx(gained) and difference["low"] <= gained <= difference["high"]
-    assert "most frequent labels" in page
+    for name in (probe_features.COMPONENTS, probe_features.PERMUTED):
+        gained = right["phi, σ = 100/255"].mean() - right[name].mean()
+        difference = summary["phi_is_right_more_by"][name]
+        assert difference["value"] == pytest.approx(gained) and difference["low"] <= gained <= difference["high"]
+    assert "most frequent labels" in page and "iterations" not in page
+
+
+def test_permuted_labels_have_nothing_to_do_with_the_images():
+    labels = np.arange(3000) % 3
+    features = probe_features.Features(np.zeros((3000, 1)), labels, np.zeros((1, 1)), np.zeros(1))
+    permuted = probe_features.permuted(features, 0).labels
+    np.testing.assert_array_equal(np.bincount(permuted), 1000)
+    assert np.mean(permuted == labels) == pytest.approx(1 / 3, abs=0.03)
+    split = np.random.default_rng([0, probes.SPLIT]).permutation(3000)
+    assert np.mean(permuted == labels[split]) == pytest.approx(1 / 3, abs=0.03)  # nor with the split, of the same seed
+
+
+def told(**changed):
+    """Summary of a probe that is right in 60 % of the images, more often than all controls, but for what is changed."""
+    lows = {"pixels": 0.1, "untrained": 0.1, probe_features.PERMUTED: 0.3} | changed
+    largest = lows.pop("largest_class", 0.2)
+    return {
+        "top1": {"phi": {"low": 0.5}},
+        "largest_class": largest,
+        "phi_is_right_more_by": {name: {"low": low} for name, low in lows.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        (told(), "yes"),
+        (told(pixels=-0.01), "in part"),
+        (told(untrained=-0.01), "in part"),
+        (told(**{probe_features.PERMUTED: -0.01}), "no"),
+        (told(largest_class=0.55), "no"),
+        (told(largest_class=0.55, pixels=-0.01), "no"),
+    ],
+)
+def test_phi_tells_the_class_where_it_is_right_more_often_than_chance_and_than_every_control(summary, expected):
+    assert report.verdict(probing.told(summary, "phi", ("pixels", "untrained"))) == expected
+
+
+def test_a_probe_that_was_stopped_too_soon_is_named(context_of, monkeypatch):
+    monkeypatch.setattr(probes, "MAX_ITERATIONS", 8)  # the fits go on: those that took as many count as stopped
+    monkeypatch.setattr(probes, "TOLERANCE", 0.0)
+    _, summary, _, page = ran(context_of(), "probe")
+    late = [name for name, probe in summary["probes"].items() if probe["iterations"] >= 8]
+    assert 0 < len(late) < len(summary["probes"])
+    assert (
+        f"stopped at 8 iterations, or left the finite numbers, before it found its solution for: {'; '.join(late)}."
+        in page
+    )
 
 
 @pytest.mark.parametrize(
@@ -281,14 +411,22 @@ def test_colours_are_read_off_phi_and_not_off_permuted_labels(context_of):
 )
 def test_where_training_images_cannot_teach_the_analysed_ones_are_halved(context_of, training, words):
     context = context_of(training_images=training)
-    arrays, summary, _, page = ran(context, "probe")
+    arrays, summary, section, page = ran(context, "probe")
     assert words in page and not (context.outdir / "probe_phi").exists()
     learnt, tested = summary["probes"]["phi, σ = 100/255"]["learnt"], arrays["rows/0"]
-    assert learnt == 30 and len(tested) == 30 == summary["probes"][probing.COMPONENTS]["tested"]
+    assert learnt == 30 and len(tested) == 30 == summary["probes"][probe_features.COMPONENTS]["tested"]
     number = list(summary["probes"]).index("untrained phi, σ = 100/255")
     few = summary["probes"]["phi of as few images, σ = 100/255"]
     assert few["learnt"] == summary["probes"]["untrained phi, σ = 100/255"]["learnt"] < 30
     assert few["learnt"] + few["tested"] == 30 and set(arrays[f"rows/{number}"]) < set(context.untrained_subset)
+    names = ["untrained phi, σ = 100/255", "phi of as few images, σ = 100/255"]
+    right = [arrays[f"ranks/{list(summary['probes']).index(name)}"] == 1 for name in names]
+    rows = [arrays[f"rows/{list(summary['probes']).index(name)}"] for name in names]
+    np.testing.assert_array_equal(*rows)
+    more = summary["phi_is_right_more_by"][names[0]]["value"]  # than the untrained network, learnt from as many images
+    assert more == pytest.approx(right[1].mean() - right[0].mean())
+    few = f"where the trained one with as few to learn from has {wording.share_text(summary['top1'][names[1]])}"
+    assert few in section.claims[0].null and "for the untrained network, that of phi of as few images" in page
 
 
 def test_a_probe_stage_that_was_killed_goes_on_where_it_was(context_of, monkeypatch):
@@ -305,7 +443,7 @@ def test_a_probe_stage_that_was_killed_goes_on_where_it_was(context_of, monkeypa
     with pytest.raises(KeyboardInterrupt):
         RUN["probe"](context, context.outdir / "probe", "key")
     ran(context, "probe")
-    assert len(calls) == 4 + 1
+    assert len(calls) == 5 + 1
 
 
 def test_a_noise_level_of_no_sweep_is_refused(context_of):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +121,7 @@ def test_a_denoiser_that_fails_is_refused_with_the_setting_to_change(make_contex
     bad = {"samples": lambda y: y + 3 * (y - 0.5), "reconstructions": lambda y: y / 0}[stage]
     context = context._replace(denoiser=context.denoiser._replace(denoise=bad))
     says = {"samples": "6 of 6 diverged after", "reconstructions": "6 of 6 not_finite after"}[stage]
-    with pytest.raises(InputError, match=f"{says}.* lower h0.*analysis"):
-        stages.run_stages(context, [stage], [])
+    assert re.search(f"{says}.* lower h0.*analysis", stages.run_stages(context, [stage], [])[stage])
     assert not {"samples", "drawn", "reconstructions"} & {path.name for path in tmp_path.iterdir()}
 
 

@@ -1,6 +1,7 @@
 """Stages selectivity and top_images on a denoiser whose channels are known."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from test_stages import make_context  # noqa: F401 (a fixture)
 
 from unetrep_jax import measures, noise, selectivity, stages, storage
 from unetrep_jax.denoiser import Denoiser
-from unetrep_jax.stages import selecting, top_images
+from unetrep_jax.stages import gratings, selecting, selectivity_section, top_images
 
 SETTINGS = {
     "selectivity_simulations": 50, "top_images_per_channel": 4, "top_images_channels": 3, "top_images_common": 2,
@@ -82,7 +83,8 @@ def test_ratios_groups_and_properties_are_those_of_the_saved_averages(context):
         ("specialised", "common", "dead"), np.dtype(bool)
     )
     row = summary["distributions"]["trained"]["by_threshold"]["none"]
-    assert row["dip"] == pytest.approx(selectivity.dip(arrays["trained/ratio/none"]))
+    spread = selectivity.off_the_lattice(arrays["trained/ratio/none"], (values > 0).sum(0), 60, 0)
+    assert row["dip"] == pytest.approx(selectivity.dip(spread))
     assert row["channels"] + summary["distributions"]["trained"]["dead"] + row["off_in_all_images"] == 16
     common = arrays["channels/common"]
     assert summary["groups"]["trained"]["mean"]["common"] == pytest.approx(np.median(values.mean(0)[common]), rel=1e-5)
@@ -96,15 +98,15 @@ def test_ratios_groups_and_properties_are_those_of_the_saved_averages(context):
 
 def test_the_section_prints_no_nan_and_every_claim_has_its_null(context):
     arrays, summary = run(context)
-    section = selecting.section_selectivity(context, arrays, summary)
-    assert not any("nan" in text.lower().split() or "None" in text for text in printed(section))
+    section = selectivity_section.section_selectivity(context, arrays, summary)
+    assert not any(re.search(r"\bnan\b|None", text, re.IGNORECASE) for text in printed(section))
     assert len(section.claims) == 5 and all("untrained network" in claim.null for claim in section.claims)
     assert all(figure.path.exists() for figure in section.figures)
 
 
 def test_gratings_share_their_noise_with_the_blank_and_are_kept(context):
     run(context)
-    responses, blank = selecting.grating_responses(context, None, "trained")  # read from disk: nothing to run
+    responses, blank = gratings.grating_responses(context, None, "trained")  # read from disk: nothing to run
     assert responses.shape == (6, 8, 4, 16) and blank.shape == (4, 16)
     # Written out: two draws, the phase as the image's number, whatever the frequency and orientation.
     bank, sigma = selectivity.gratings(8, 8, 3), jnp.asarray(context.sigmas[2])
@@ -116,15 +118,47 @@ def test_gratings_share_their_noise_with_the_blank_and_are_kept(context):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_responses_to_other_gratings_are_not_taken_for_these(context, monkeypatch):
+    run(context)
+    monkeypatch.setattr(selectivity, "CONTRAST", 0.5)
+    with pytest.raises(AttributeError, match="represent"):  # it would run the network, which is not there
+        gratings.grating_responses(context, None, "trained")
+    monkeypatch.undo()
+    monkeypatch.setattr(selectivity, "grating_frequencies", lambda *_: np.geomspace(0.1, 0.3, selectivity.FREQUENCIES))
+    with pytest.raises(AttributeError, match="represent"):
+        gratings.grating_responses(context, None, "trained")
+
+
 def test_a_grid_without_the_noiseless_level_is_refused(make_context):  # noqa: F811
     context = make_context(**SETTINGS, sigmas=(50.0, 100.0))
     with pytest.raises(storage.InputError, match=r"has no level 0.*add 0\.0"):
         selecting.run_selectivity(context, context.outdir / "selectivity", "key")
 
 
-def test_the_reference_is_the_positive_level_nearest_to_fifty(make_context):  # noqa: F811
-    assert selecting.reference_level(make_context(sigmas=(0.0, 30.0, 60.0, 100.0)).settings) == 2
-    assert selecting.reference_level(make_context(sigmas=(0.0, 100.0)).settings) == 1
+def test_stability_is_a_mean_over_the_levels_from_thirty_up_against_the_level_that_is_set(make_context):  # noqa: F811
+    context = make_context(**SETTINGS, sigmas=(0.0, 10.0, 50.0, 100.0, 200.0), robustness_sigma=90.0)
+    values = np.random.default_rng(4).gamma(1.0, size=(5, 40, 12)).astype(np.float32)
+    values[4, :, :6] = 0  # at one level the specialised channels have no direction
+    arrays = {"trained/specialised": np.arange(12) < 6, "trained/common": np.arange(12) >= 6}
+    found = selecting.stability(context, "trained", values.__getitem__, arrays)
+    at = {level: measures.cosine(values[level][:, :6], values[3][:, :6]) for level in (2, 4)}
+    assert found["specialised"] == pytest.approx(at[2].mean(), rel=1e-12)
+    assert found["undefined"] == 1 and found["correlations_undefined"] == 6
+    other = np.mean([measures.cosine(values[level][:, 6:], values[3][:, 6:]).mean() for level in (2, 4)])
+    assert found["common"] == pytest.approx(other, rel=1e-12)
+    assert np.isfinite(found["p_value"]) and np.isfinite(arrays["trained/correlation"]).all()
+
+
+def test_turns_that_single_precision_would_round_away_are_told_apart(make_context):  # noqa: F811
+    context = make_context(**SETTINGS)
+    values = np.ones((3, 40, 12), np.float32)
+    values[2, :, 0] += 2e-4  # 1 - cosine of 3e-9 in the first group
+    values[2, :, 6] += 1e-4
+    arrays = {"trained/specialised": np.arange(12) < 6, "trained/common": np.arange(12) >= 6}
+    found = selecting.stability(context, "trained", values.__getitem__, arrays)
+    turns = [selectivity_section.turn_of(found[group]) for group in selecting.GROUPS]
+    assert turns[0] == pytest.approx(4 * turns[1], rel=1e-3) and turns[1] == pytest.approx(5 / 72 * 1e-8, rel=1e-2)
+    assert "1 − cosine 2.8e-09 specialised" in selectivity_section.in_words("cosine", found, None)
 
 
 def test_dead_channels_are_counted_and_in_no_group(make_context):  # noqa: F811
@@ -138,6 +172,117 @@ def test_dead_channels_are_counted_and_in_no_group(make_context):  # noqa: F811
     assert [row["off_in_all_images"] for row in found["by_threshold"].values()] == [1, 1, 0]
     assert [row["channels"] for row in found["by_threshold"].values()] == [9, 9, 10]
     assert not (arrays["trained/specialised"] | arrays["trained/common"])[[2, 4, 9]].any()
+
+
+def test_zeros_of_a_relu_belong_to_the_lattice_of_ratios_without_a_threshold(make_context, monkeypatch):  # noqa: F811
+    seen = {}
+
+    def spread(ratios, on, images, seed):
+        seen[len(seen)] = on
+        return ratios
+
+    monkeypatch.setattr(selectivity, "off_the_lattice", spread)
+    values = np.random.default_rng(0).gamma(1.0, size=(40, 12)).astype(np.float32)
+    values[:, :6] *= np.arange(40)[:, None] < np.arange(2, 8)  # on in 2 to 7 images
+    selecting.distributions(make_context(**SETTINGS).settings, "trained", values, 0 * values, {})
+    assert seen[2].tolist() == [2, 3, 4, 5, 6, 7] + [40] * 6  # the last is without a threshold
+
+
+def test_the_untrained_network_is_held_against_the_trained_one_on_as_many_images(context):
+    arrays, summary = run(context)
+    assert list(summary["groups"]) == ["trained", "trained_subset", "untrained"]
+    values = np.load(context.outdir / "representations" / "mean.npy")[context.untrained_subset, 2, 3:]
+    np.testing.assert_allclose(arrays["trained_subset/mean"], values.mean(0), rtol=1e-5)
+    common = arrays["trained_subset/common"]
+    assert summary["groups"]["trained_subset"]["mean"]["common"] == pytest.approx(
+        np.median(values.mean(0)[common]), rel=1e-5
+    )
+    section = selectivity_section.section_selectivity(context, arrays, summary)
+    assert sum("trained, fewer images" in row[0] for row in section.tables[1].rows) == 6
+    assert all("(on 30 images: " in claim.here for claim in section.claims)
+
+
+def row_of(p, of_logit=0.5, gain=1.0):
+    return {"dip": 0.1, "dip_p": p, "dip_of_logit": 0.1, "dip_of_logit_p": of_logit, "channels": 9} | {
+        "mixture": {"bic_gain": gain}
+    }
+
+
+def difference(specialised, common, p):
+    return {"specialised": specialised, "common": common, "p_value": p, "undefined": 0}
+
+
+def test_a_claim_about_channels_is_a_rule_that_each_network_is_put_to():
+    assert selectivity_section.bimodality(row_of(0.01)) == [True, True]
+    assert selectivity_section.bimodality(row_of(0.01, gain=-1)) == [True, False]
+    assert selectivity_section.bimodality(row_of(0.04)) == [False, False]
+    assert selectivity_section.bimodality(row_of(0.04, of_logit=0.02)) == [True, True]
+    assert selectivity_section.bimodality(row_of(None)) == [None, None]
+    assert selectivity_section.larger(difference(1.0, 2.0, 0.01)) is True
+    assert (
+        selectivity_section.larger(difference(2, 1, 0.01)) is selectivity_section.larger(difference(1, 2, 0.1)) is False
+    )
+    assert selectivity_section.larger(difference(None, 1, None)) is None
+    assert selectivity_section.heavy_tails(difference(5, 0.5, 0.01)) == [True, True]
+    assert selectivity_section.heavy_tails(difference(5, 2, 0.01)) == [True, False]
+    assert selectivity_section.heavy_tails(difference(1.0, 2.0, 0.01)) == [False, False]
+    assert selectivity_section.heavy_tails(difference(None, 2, None)) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("trained", "fewer", "untrained", "word"),
+    [
+        ((1.0, 2.0, 0.01), (1.0, 2.0, 0.01), (1.0, 2.0, 0.5), "yes"),
+        ((1.0, 2.0, 0.01), (1.0, 2.0, 0.01), (1.0, 2.0, 0.01), "in part"),
+        ((1.0, 2.0, 0.01), (1.0, 2.0, 0.50), (1.0, 2.0, 0.5), "in part"),  # not on as many images
+        ((1.0, 2.0, 0.50), (1.0, 2.0, 0.50), (1.0, 2.0, 0.01), "no"),
+        ((1.0, 2.0, 0.01), (1.0, 2.0, 0.01), (None, None, None), ""),
+        ((None, None, None), (1.0, 2.0, 0.01), (1.0, 2.0, 0.5), ""),
+    ],
+)
+def test_common_channels_have_larger_means_only_where_the_untrained_networks_have_not(trained, fewer, untrained, word):
+    names = ("mean", "kurtosis", "correlation", "frequency_breadth", "orientation_breadth", "cosine")
+    groups = {
+        name: dict.fromkeys(names, difference(*numbers))
+        for name, numbers in {"trained": trained, "trained_subset": fewer, "untrained": untrained}.items()
+    }
+    distributions = {name: {"images": 9, "by_threshold": {"maximum": row_of(0.5)}} for name in groups}
+    claims = selectivity_section.selectivity_claims({"groups": groups, "distributions": distributions})
+    assert [claims[place].holds for place in (2, 3, 4)] == [word] * 3
+    assert claims[0].holds == "no"
+
+
+def test_channels_that_few_images_excite_are_left_out_of_the_likeness_and_counted(context, tmp_path):
+    context = context._replace(outdir=tmp_path)
+    generator = np.random.default_rng(2)
+    values = {rows: generator.gamma(1.0, size=(rows, 3, 19)) for rows in (60, 30)}
+    for rows in values.values():
+        rows[4:, :, 3] = 0  # the first channel of phi is on in 4 images, as many as are shown
+        rows[5:, :, 4] = 0
+    save_sweeps(tmp_path, values.__getitem__)
+    groups = {f"{name}/{group}": np.arange(16) < 8 for name in ("channels", "untrained") for group in ("specialised",)}
+    groups |= {f"{name}/common": np.arange(16) >= 8 for name in ("channels", "untrained")}
+    (tmp_path / "selectivity").mkdir()
+    channels = {"channels/threshold": np.zeros(16), "channels/selectivity": np.linspace(0.1, 0.9, 16)}
+    np.savez(tmp_path / "selectivity" / "arrays.npz", **groups, **channels)
+    top_images.run_top_images(context, tmp_path / "top_images", "key")
+    summary = storage.read_json(tmp_path / "top_images" / "summary.json")
+    assert summary["excited_by_few"]["trained"] == {"specialised": 1, "common": 0}
+    assert summary["likeness"]["pixels"]["trained"]["specialised"]["channels"] == 7
+    assert [row[3] for row in top_images.likeness_table(summary).rows][:2] == ["1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "untrained", "word"),
+    [(0.5, 0.05, "yes"), (0.5, 0.5, "in part"), (0.06, 0.05, "no"), (0.5, None, ""), (None, 0.05, "")],
+)
+def test_top_images_are_alike_where_more_are_than_by_chance_and_without_training_they_are_not(trained, untrained, word):
+    found = {
+        name: {"specialised": {"beyond": b, "channels": 100}}
+        for name, b in (("trained", trained), ("untrained", untrained))
+    }
+    summary = {"likeness": {"pixels": found}, "images": {"trained": 60, "untrained": 60}}
+    assert top_images.likeness_claim(summary).holds == word
 
 
 def test_top_images_and_maps_are_those_of_phi(context):
@@ -169,7 +314,7 @@ def test_channels_that_follow_one_colour_have_top_images_of_that_colour(context)
 def test_the_section_of_top_images_shows_what_was_saved(context):
     arrays, summary = run(context, "top_images")
     section = top_images.section_top_images(context, arrays, summary)
-    assert not any("nan" in text.lower().split() or "None" in text for text in printed(section))
+    assert not any(re.search(r"\bnan\b|None", text, re.IGNORECASE) for text in printed(section))
     assert "5 % by chance" in section.claims[0].null and section.claims[0].holds in ("yes", "no", "in part", "")
     names = {figure.path.stem for figure in section.figures}
     assert {"top_images_specialised", "top_channels_of_images", "top_images_likeness"} <= names
@@ -196,15 +341,15 @@ def test_more_top_images_than_images_are_refused(context):
 
 
 def test_a_network_whose_channels_are_all_dead_is_reported_without_a_verdict(context, tmp_path, monkeypatch):
-    for module in (selecting, top_images):
+    for module in (selectivity_section, top_images):
         monkeypatch.setattr(module, "picture", lambda context, figure, name, caption: name)
     monkeypatch.setattr(selecting, "grating_responses", lambda *_: (np.ones((6, 8, 4, 16)), np.ones((4, 16))))
     context = context._replace(outdir=tmp_path)
     save_sweeps(tmp_path, lambda rows: np.ones((rows, 3, 19)))
     for name, section in (
-        ("selectivity", selecting.section_selectivity),
+        ("selectivity", selectivity_section.section_selectivity),
         ("top_images", top_images.section_top_images),
     ):
         shown = section(context, *run(context, name, sweeps=False))
-        assert not any("nan" in text.lower().split() for text in printed(shown))
+        assert not any(re.search(r"\bnan\b", text.lower()) for text in printed(shown))
         assert {claim.holds for claim in shown.claims} == {""}

@@ -1,5 +1,7 @@
 """The stages of the union of subspaces and of the architecture, on representations that were planted."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import matplotlib.text
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 from test_stages import colour_denoiser, make_context  # noqa: F401
 
-from unetrep_jax import denoiser, models, report, stages, storage
-from unetrep_jax.stages import architecture, subspaces
+from unetrep_jax import clusters, denoiser, models, report, stages, storage
+from unetrep_jax.stages import architecture, subspaces, subspaces_section
 
 CHANNELS, IMAGES = 12, 60
 GROUP = np.arange(IMAGES) % 3  # of each image
@@ -59,20 +61,20 @@ def write(folder, arrays):
 @pytest.fixture
 def unsaved(monkeypatch, tmp_path):
     """Figures are made and not saved, which takes most of the time."""
-    for stage in (subspaces, architecture):
+    for stage in (subspaces_section, architecture):
         monkeypatch.setattr(
             stage, "picture", lambda _, figure, name, caption: report.Picture(tmp_path / name, caption, "")
         )
 
 
-def run(context, stage=subspaces, name="subspaces"):
+def run(context, name="subspaces"):
     """(arrays, summary) as `write_report` reads them, and the section."""
     folder = context.outdir / name
-    getattr(stage, f"run_{name}")(context, folder, "key")
+    stages.STAGES[name].run(context, folder, "key")
     with np.load(folder / "arrays.npz") as found:
         arrays = dict(found)
     summary = storage.read_json(folder / "summary.json")
-    return arrays, summary, getattr(stage, f"section_{name}")(context, arrays, summary)
+    return arrays, summary, stages.STAGES[name].section(context, arrays, summary)
 
 
 def words_of(section) -> str:
@@ -99,19 +101,26 @@ def test_a_planted_union_is_reported_and_its_null_is_not(planted, unsaved):
     assert summary["sets"]["untrained"]["images"] == 30 and summary["sets"]["same_images"]["images"] == 30
     assert summary["sets"]["trained"]["effective_channels"]["median"] == pytest.approx(6, rel=0.02)
     assert {claim.claim[:12]: claim.holds for claim in section.claims}["Two speciali"] == "yes"
-    assert "nan" not in words_of(section).lower().split()
+    assert not re.search(r"\bnan\b", words_of(section).lower())
     np.testing.assert_allclose(summary["near_zero"]["trained"]["share_of_channels"], [0, 3 / 12, 3 / 12])
     assert arrays["odds/threshold/trained"].shape == (36,)
 
 
 def test_the_scatter_shows_two_channels_that_exclude_each_other_and_a_common_one(planted):
     arrays, summary, section = run(planted(union(), np.zeros((IMAGES, CHANNELS), np.float32), union()))
-    first, second, third = summary["scatter"]["channels"]
+    trained, permuted = (summary["scatter"]["clouds"][name] for name in ("trained", "permuted"))
+    first, second, third = trained["channels"]
     assert OWN[first] != OWN[second] and OWN[first] < 3 and OWN[second] < 3 and OWN[third] == 3
-    assert summary["scatter"]["trained"] == {"both": 0, "either": 40}
-    assert summary["scatter"]["permuted"]["both"] > 1
+    assert (trained["both"], trained["either"], trained["common"]) == (0, 40, True)
     np.testing.assert_array_equal(arrays["scatter/trained"], union()[:, [first, second, third]])
-    np.testing.assert_array_equal(np.sort(arrays["scatter/permuted"], 0), np.sort(arrays["scatter/trained"], 0))
+    # The null shows the lowest of its own pairs, which is lower than that of the pair that is the lowest without permuting.
+    null = clusters.permuted_null(union(), 0)
+    np.testing.assert_array_equal(arrays["scatter/permuted"], null[:, permuted["channels"]])
+    odds = np.exp(subspaces.subspaces.log_odds_ratios(null[:, :9] > 0, 5).ratio)
+    assert permuted["odds_ratio"] == pytest.approx(np.nanmin(odds)) and permuted["odds_ratio"] <= odds[first, second]
+    assert trained["odds_ratio"] < permuted["odds_ratio"]
+    caption = section.figures[0].caption
+    assert "Of all pairs of specialised channels" in caption and "of the 40 images" in caption
     assert section.figures[0].path.stem == "subspaces_scatter"
     assert all(p.path.with_suffix(".pdf").exists() for p in section.figures)
 
@@ -130,8 +139,97 @@ def test_representations_without_supports_are_reported_without_nan(planted, unsa
     expected = {"threshold above all": (12, 0), "threshold below all": (0, 12), "constant": (0, 12), "zero": (12, 0)}
     assert (threshold["never_on"], threshold["always_on"]) == expected[case]
     assert "same_images" not in summary["sets"] and threshold["pairs"]["pairs"] == 0
-    assert "nan" not in words_of(section) and "None" not in words_of(section)
+    assert not re.search(r"\bnan\b|None", words_of(section))
     assert (summary["scatter"] is None) == (case in ("constant", "zero"))
+    if summary["scatter"]:
+        assert "no two specialised channels" in section.figures[0].caption
+        assert "Of all pairs of specialised channels" not in section.figures[0].caption
+
+
+def test_a_representation_and_its_null_have_as_many_clusters_as_their_images_support(planted, unsaved):
+    quiet = np.zeros((IMAGES, CHANNELS), np.float32)
+    _, summary, section = run(planted(union(), quiet, union(), clusters=(50,), cluster_members=10))
+    assert {name: row["clusters"] for name, row in summary["sets"].items()} == {
+        "trained": 6, "permuted": 6, "same_images": 3, "untrained": 3,
+    }  # fmt: skip
+    assert [row[1] for row in section.tables[2].rows][:4] == ["6", "6", "3", "3"]
+
+
+@pytest.mark.parametrize(("members", "left"), [(20, {"trained", "permuted"}), (40, set())])
+def test_too_few_images_for_two_clusters_leave_overlap_and_spectra_out_and_say_so(planted, unsaved, members, left):
+    quiet = np.zeros((IMAGES, CHANNELS), np.float32)
+    arrays, summary, section = run(planted(union(), quiet, union(), clusters=(50,), cluster_members=members))
+    assert set(summary["spectra"]) == left
+    assert {name for name, row in summary["sets"].items() if row["clusters"]} == left
+    assert np.isnan(arrays["overlap/threshold/untrained"]).all()
+    assert any(f"Fewer than {2 * members} images" in text for text in section.text)
+    assert not re.search(r"\bnan\b|None", words_of(section))
+    assert section.claims[2].holds == ""
+
+
+def definition_rows(trained, permuted, untrained, **others):
+    return {"trained": trained, "permuted": permuted, "untrained": untrained} | others
+
+
+def exclusive(share):
+    return {"pairs": {"pairs": 0 if share is None else 9, "exclusive": share}}
+
+
+def test_pairs_exclude_each_other_where_most_do_significantly():
+    found = [subspaces_section.mostly_exclusive(exclusive(share)) for share in (0.6, 0.4, None)]
+    assert found == [True, False, None]
+
+
+def overlap_row(within, between, size=5):
+    return {"size": {"median": size}, "overlap": {"within": {"median": within}, "between": {"median": between}}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "permuted", "untrained", "word"),
+    [
+        ((0.5, 0.2), (0.3, 0.2), (0.3, 0.2), "yes"),
+        ((0.5, 0.2), (0.6, 0.2), (0.3, 0.2), "in part"),
+        ((0.5, 0.2), (0.3, 0.2), (0.6, 0.2), "in part"),
+        ((0.2, 0.5), (0.3, 0.2), (0.3, 0.2), "no"),
+        ((None, 0.2), (0.3, 0.2), (0.3, 0.2), ""),
+        ((0.5, 0.2), (0.3, 0.2), (None, None), ""),
+    ],
+)
+def test_supports_are_more_alike_within_clusters_by_more_than_in_the_nulls(trained, permuted, untrained, word):
+    rows = definition_rows(*(overlap_row(*numbers) for numbers in (trained, permuted, untrained)))
+    assert report.verdict(subspaces_section.more_alike(rows, "trained")) == word
+
+
+def test_overlap_is_held_against_the_untrained_network_at_the_same_images():
+    rows = definition_rows(
+        *(overlap_row(*n) for n in ((0.9, 0.2), (0.3, 0.2), (0.5, 0.2))), same_images=overlap_row(0.4, 0.2)
+    )
+    assert report.verdict(subspaces_section.more_alike(rows, "same_images")) == "in part"
+    assert report.verdict(subspaces_section.more_alike(rows, "trained")) == "yes"
+
+
+def test_a_share_of_channels_is_the_published_one_and_most_supports_are_new():
+    shares = [
+        subspaces_section.published_share({"effective_channels": {"median": m}}, 512) for m in (130, 90, 200, None)
+    ]
+    assert shares == [True, False, False, None]
+    rows = [{"distinct": {"all": {"new_in_second_half": share}}} for share in (0.7, 0.3)]
+    assert [subspaces_section.mostly_new(row) for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("trained", "untrained", "word"),
+    [
+        ((0.0, 0.33, 0.9), (0.0, 0.0, 0.0), "yes"),
+        ((0.0, 0.33, 0.9), (0.0, 0.4, 0.9), "in part"),
+        ((0.0, 0.1, 0.33), (0.0, 0.0, 0.0), "in part"),
+        ((0.0, 0.0, 0.1), (0.0, 0.0, 0.0), "no"),
+        ((None,) * 3, (0.0, 0.0, 0.0), ""),
+        ((0.0, 0.33, 0.9), (None,) * 3, ""),
+    ],
+)
+def test_a_third_of_the_channels_is_near_zero_and_not_so_without_training(trained, untrained, word):
+    assert subspaces_section.third_near_zero(trained, untrained) == word
 
 
 def test_the_real_stages_feed_it_and_the_same_seed_gives_the_same_arrays(make_context, unsaved):  # noqa: F811
@@ -162,7 +260,7 @@ def zeros(model, size=64):
 def test_the_published_network_has_its_published_shapes(make_context, unsaved):  # noqa: F811
     context = make_context()
     context = context._replace(denoiser=zeros(models.UNet()))
-    arrays, summary, section = run(context, architecture, "architecture")
+    arrays, summary, section = run(context, "architecture")
     layers = {name: block["layers"] for name, block in summary["blocks"].items()}
     assert list(layers.items()) == [
         *(("encoder0", 2), ("encoder1", 2), ("encoder2", 2), ("mid", 3)),
@@ -202,7 +300,7 @@ def test_a_denoiser_of_another_build_is_drawn_too(make_context, names):  # noqa:
         return {f"{name}.{k}": y[:, ::2] for name in names[:-1] for k in (0, 1)}
 
     other = denoiser.Denoiser(lambda y: y, activations, lambda y: y.mean((1, 2)), names)
-    _, summary, section = run(make_context()._replace(denoiser=other), architecture, "architecture")
+    _, summary, section = run(make_context()._replace(denoiser=other), "architecture")
     assert list(summary["blocks"]) == list(names) and summary["blocks"][names[-1]]["last"] is None
     assert section.tables[0].rows[-1][1:4] == ("0", None, None)
     assert section.figures[0].path.exists()

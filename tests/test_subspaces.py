@@ -10,8 +10,13 @@ from sklearn.decomposition import PCA
 
 from unetrep_jax import subspaces
 
-random = np.random.default_rng(0)
 GROUPS, PER_GROUP, CHANNELS = 4, 50, 6  # images lie in 4 coordinate subspaces of 6 channels each, of 24
+
+
+@pytest.fixture
+def random():
+    """A generator of its own for every test."""
+    return np.random.default_rng(0)
 
 
 def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +59,7 @@ def test_a_planted_union_of_subspaces_is_found_and_permuting_channels_destroys_i
     assert abs(np.nanmedian(subspaces.log_odds_ratios(null).ratio)) < 0.1
 
 
-def test_the_largest_channels_are_those_of_a_sort_row_by_row():
+def test_the_largest_channels_are_those_of_a_sort_row_by_row(random):
     features = random.exponential(size=(2100, 9)).astype(np.float32) ** 2  # more rows than are worked on at once
     features[0], features[1] = 0, [0, 0, 5, 0, 0, 0, 0, 0, 0]
     found = subspaces.largest_channels(features)
@@ -65,7 +70,7 @@ def test_the_largest_channels_are_those_of_a_sort_row_by_row():
     assert not found[0].any() and found[1].sum() == 1
 
 
-def test_channels_above_their_mean_vary_and_constant_ones_are_on_for_no_image():
+def test_channels_above_their_mean_vary_and_constant_ones_are_on_for_no_image(random):
     features = np.concatenate([random.exponential(size=(300, 5)), np.full((300, 3), 0.1)], axis=1).astype(np.float32)
     found = subspaces.channels_above_mean(features)
     np.testing.assert_array_equal(found[:, :5], features[:, :5] > features[:, :5].astype(np.float64).mean(0))
@@ -73,7 +78,7 @@ def test_channels_above_their_mean_vary_and_constant_ones_are_on_for_no_image():
     assert found[:, :5].mean() == pytest.approx(np.exp(-1), abs=0.03)  # P(X > E X) of an exponential
 
 
-def test_energy_inside_a_support_is_its_share_of_the_squared_norm():
+def test_energy_inside_a_support_is_its_share_of_the_squared_norm(random):
     features, supports = random.standard_normal((40, 7)).astype(np.float32), random.random((40, 7)) < 0.5
     features[3] = 0
     found = subspaces.energy_inside(features, supports)
@@ -85,7 +90,7 @@ def test_energy_inside_a_support_is_its_share_of_the_squared_norm():
 # Pairs of channels
 
 
-def test_odds_ratios_are_those_of_the_two_by_two_tables():
+def test_odds_ratios_are_those_of_the_two_by_two_tables(random):
     supports = random.random((200, 6)) < random.uniform(0.1, 0.9, 6)
     supports[:, 1] = ~supports[:, 0]
     found = subspaces.log_odds_ratios(supports)
@@ -97,14 +102,14 @@ def test_odds_ratios_are_those_of_the_two_by_two_tables():
     assert found.ratio[0, 1] < -8 and np.isnan(np.diag(found.ratio)).all()
 
 
-def test_the_error_of_a_log_odds_ratio_is_its_deviation_over_repeated_draws():
+def test_the_error_of_a_log_odds_ratio_is_its_deviation_over_repeated_draws(random):
     draws = [subspaces.log_odds_ratios(random.random((300, 2)) < (0.3, 0.4)) for _ in range(2000)]
     ratios, errors = (np.array([part[0, 1] for part in parts]) for parts in zip(*draws, strict=True))
     assert ratios.mean() == pytest.approx(0, abs=0.03)
     assert ratios.std() == pytest.approx(errors.mean(), rel=0.06)
 
 
-def test_channels_that_are_on_or_off_for_too_few_images_have_no_odds_ratios():
+def test_channels_that_are_on_or_off_for_too_few_images_have_no_odds_ratios(random):
     supports = random.random((100, 5)) < 0.5
     supports[:, 0], supports[:, 1] = False, True
     supports[:, 2] = np.arange(100) < 4
@@ -125,7 +130,7 @@ def test_the_rarest_channels_are_those_of_the_lowest_participation_ratio_over_im
 # Overlap
 
 
-def test_overlaps_are_means_of_scipys_jaccard_similarity():
+def test_overlaps_are_means_of_scipys_jaccard_similarity(random):
     supports, groups = random.random((3000, 8)) < 0.3, random.integers(0, 4, 3000)  # more than one chunk
     similarity = 1 - squareform(pdist(supports, "jaccard"))
     empty = ~supports.any(1)
@@ -151,7 +156,7 @@ def test_an_image_alone_in_its_group_and_empty_supports_have_no_overlap():
 
 
 @pytest.mark.parametrize("images", [12, 400])
-def test_shares_of_variance_are_those_of_scikit_learn(images):
+def test_shares_of_variance_are_those_of_scikit_learn(images, random):
     features = (random.standard_normal((images, 30)) * np.geomspace(1, 0.05, 30) + 10).astype(np.float32)
     expected = PCA().fit(features.astype(np.float64)).explained_variance_ratio_[: min(images - 1, 30)]
     found = subspaces.variance_shares(features)
@@ -165,7 +170,7 @@ def test_the_number_of_axes_for_a_part_of_the_variance():
     assert np.isnan(subspaces.components_for(subspaces.variance_shares(np.ones((5, 3), np.float32)), 0.9))
 
 
-def test_groups_in_planes_need_two_axes_and_as_many_random_images_more():
+def test_groups_in_planes_need_two_axes_and_as_many_random_images_more(random):
     groups = np.repeat(np.arange(6), 40)
     features = np.zeros((240, 12), np.float32)
     for group in range(6):
@@ -176,13 +181,13 @@ def test_groups_in_planes_need_two_axes_and_as_many_random_images_more():
     assert min(subspaces.components_for(row, 0.9) for row in found.random) > 4
 
 
-def test_groups_without_meaning_have_the_spectra_of_random_images():
+def test_groups_without_meaning_have_the_spectra_of_random_images(random):
     features, groups = random.standard_normal((2000, 20)).astype(np.float32), random.integers(0, 20, 2000)
     found = subspaces.group_spectra(features, groups, 60, seed=0)
     np.testing.assert_allclose(found.inside.mean(0), found.random.mean(0), atol=0.005)
 
 
-def test_small_groups_and_groups_in_which_nothing_varies_have_no_spectrum():
+def test_small_groups_and_groups_in_which_nothing_varies_have_no_spectrum(random):
     features, groups = random.standard_normal((90, 5)).astype(np.float32), np.repeat([0, 1, 2], [10, 40, 40])
     features[groups == 2] = 1
     assert len(subspaces.group_spectra(features, groups, 20, seed=0).inside) == 1
@@ -194,7 +199,7 @@ def test_small_groups_and_groups_in_which_nothing_varies_have_no_spectrum():
 # Counting
 
 
-def test_supports_are_numbered_as_sets_are():
+def test_supports_are_numbered_as_sets_are(random):
     supports = random.random((500, 11)) < 0.15
     numbers = subspaces.support_numbers(supports)
     assert len(set(numbers)) == len({tuple(row) for row in supports}) == numbers.max() + 1
@@ -203,7 +208,7 @@ def test_supports_are_numbered_as_sets_are():
     assert subspaces.support_numbers(np.zeros((5, 0), bool)).tolist() == [0] * 5
 
 
-def test_accumulation_follows_the_rarefaction_formula():
+def test_accumulation_follows_the_rarefaction_formula(random):
     numbers = random.zipf(1.5, 400) % 97
     sizes = subspaces.images_seen(400)
     found = subspaces.accumulation(numbers, sizes, orders=1000, seed=0)

@@ -264,22 +264,28 @@ def _centred(values):
     return values - values.mean(-1, keepdims=True)
 
 
+BOOTSTRAP, PERMUTATION, ERRORS = 51, 52, 53  # what random numbers are for sets them apart from others of the same seed
+WITH_INTERVALS = ("middle", "spearman", "slope")  # fields of `Band`
+
+
 def bootstrap_band(
     squares: Float[np.ndarray, " n"], distances: Float[np.ndarray, " n"], *, seed: int, draws: int = 2000
-) -> Band:
-    """95 % intervals of `band` over pairs drawn with replacement: each field is (low, high).
+) -> dict[str, Float[np.ndarray, "2"]]:
+    """95 % intervals of `band` over pairs drawn with replacement: `WITH_INTERVALS` -> (low, high).
 
-    Those of A, B and B / A lean inwards: a resample never goes beyond the extremes of the pairs at hand.
+    Not of A, B and B / A: a resample never goes beyond the extremes of the pairs at hand, and the bootstrap of an extreme is
+    inconsistent (Bickel & Freedman 1981).
     """
-    chosen = np.random.default_rng(seed).integers(0, len(squares), (draws, len(squares)))
-    return Band(*(np.nanquantile(field, (0.025, 0.975)) for field in band(squares[chosen], distances[chosen])))
+    chosen = np.random.default_rng([seed, BOOTSTRAP]).integers(0, len(squares), (draws, len(squares)))
+    found = band(squares[chosen], distances[chosen])
+    return {name: np.nanquantile(getattr(found, name), (0.025, 0.975)) for name in WITH_INTERVALS}
 
 
 def permuted_band(
     squares: Float[np.ndarray, " n"], distances: Float[np.ndarray, " n"], *, seed: int, draws: int = 2000
 ) -> Band:
     """The null of `band`, d^2 paired with the squared distances of other pairs: each field is (2.5 %, median, 97.5 %)."""
-    shuffled = np.random.default_rng(seed).permuted(np.tile(squares, (draws, 1)), axis=1)
+    shuffled = np.random.default_rng([seed, PERMUTATION]).permuted(np.tile(squares, (draws, 1)), axis=1)
     distances = np.broadcast_to(distances, shuffled.shape)
     return Band(*(np.nanquantile(field, (0.025, 0.5, 0.975)) for field in band(shuffled, distances)))
 
@@ -289,7 +295,7 @@ def ratio_by_noise(
 ) -> float:
     """The median B / A that the standard errors of d^2 alone would give, were d^2 exactly proportional to the squared distance."""
     relative = np.asarray(errors, np.float64) / distances
-    logs = relative * np.random.default_rng(seed).standard_normal((draws, len(distances)))
+    logs = relative * np.random.default_rng([seed, ERRORS]).standard_normal((draws, len(distances)))
     return float(np.median(np.exp(np.ptp(logs, axis=1))))
 
 

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Integer
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from unetrep_jax.storage import InputError
@@ -64,13 +62,6 @@ class Separation(NamedTuple):
     distance: Float[np.ndarray, "..."] | float
     spread: Float[np.ndarray, "..."] | float
     ratio: Float[np.ndarray, "..."] | float
-
-
-def separation(points_1: Float[np.ndarray, "n1 d"], points_2: Float[np.ndarray, "n2 d"]) -> Separation:
-    """Separation of two groups of points; the formula is in `separations`."""
-    groups = np.repeat([0, 1], [len(points_1), len(points_2)])
-    pair = separations(np.concatenate([points_1, points_2]), groups, np.array([[0, 1]]))
-    return Separation(*(float(value[0]) for value in pair))
 
 
 def separations(
@@ -281,8 +272,8 @@ def cross_validated_ridge(
 ) -> Float64[np.ndarray, "n t"]:
     """Predictions of the targets by ridge regression, each row's by a fit that saw no row of its group.
 
-    Features are standardised and the penalty is chosen, among `RIDGE_PENALTIES` and for each target, by leave-one-out on the rows
-    of the fit alone. Constant features count for nothing.
+    Features are standardised and the penalty is chosen, among `RIDGE_PENALTIES` and for each target, by leaving out one group after
+    the other of the rows of the fit alone (one row, where they are of one group). Constant features count for nothing.
 
     Args:
       features: one row per image.
@@ -296,6 +287,44 @@ def cross_validated_ridge(
     parts = min(folds, len(np.unique(groups)))
     if parts < 2:
         raise InputError("ridge regression needs rows of two groups or more to hold one out; got one: give more images")
-    fit = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES, alpha_per_target=True))
-    found = cross_val_predict(fit, features.astype(np.float64), targets, groups=groups, cv=GroupKFold(parts))
-    return found.reshape(targets.shape)
+    features, predictions = features.astype(np.float64), np.empty(targets.shape)
+    for learn, judge in GroupKFold(parts).split(features, targets, groups):
+        scaler = StandardScaler().fit(features[learn])
+        design, mean = scaler.transform(features[learn]), targets[learn].mean(0)
+        left, lengths, right = np.linalg.svd(design, full_matrices=False)
+        coordinates = left.T @ (targets[learn] - mean)
+        apart = groups[learn] if np.ptp(groups[learn]) else np.arange(len(learn))
+        errors = [_left_out_errors(left, lengths, targets[learn] - mean, apart, p) for p in RIDGE_PENALTIES]
+        penalty = RIDGE_PENALTIES[np.argmin(errors, axis=0)]
+        weights = right.T @ (coordinates * lengths[:, None] / (lengths[:, None] ** 2 + penalty))
+        predictions[judge] = scaler.transform(features[judge]) @ weights + mean
+    return predictions
+
+
+def _left_out_errors(
+    left: Float[np.ndarray, "n r"],
+    lengths: Float[np.ndarray, " r"],
+    centred: Float[np.ndarray, "n t"],
+    groups: Integer[np.ndarray, " n"],
+    penalty: float,
+) -> Float64[np.ndarray, " t"]:
+    """Squared error of each target at rows whose group the ridge regression did not see, without a fit for each group.
+
+    With H the matrix that makes predictions of targets (the intercept's 1/n included), the residuals r of a group become
+    (1 - H_gg)^-1 r_g when it is left out (Hastie, Tibshirani & Friedman 2009, equation 7.64, for groups).
+
+    Args:
+      left, lengths: singular vectors and values of the features, whose columns have mean 0.
+      centred: targets, less their means.
+      groups: of the rows.
+      penalty: of the squared weights.
+    """
+    shrunk = left * (lengths**2 / (lengths**2 + penalty))
+    residuals = centred - shrunk @ (left.T @ centred)
+    total = np.zeros(centred.shape[1])
+    members = _rows(np.unique(groups, return_inverse=True)[1], len(np.unique(groups)))
+    for size in {len(rows) for rows in members}:
+        rows = np.stack([rows for rows in members if len(rows) == size])
+        seen = shrunk[rows] @ left[rows].swapaxes(1, 2) + 1 / len(groups)
+        total += np.square(np.linalg.solve(np.eye(size) - seen, residuals[rows])).sum((0, 1))
+    return total

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64, Integer, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, UInt8
 
 from unetrep_jax.storage import InputError
 
@@ -107,9 +107,11 @@ def distances_to(
     """The distance of query i from each of the rows `index[i]`, as `nearest` measures it.
 
     Raises:
-      InputError: shapes, types or a metric that do not fit.
+      InputError: shapes, types or a metric that do not fit; NaN or infinity in a query or in a row that is asked for.
     """
     search = _prepared(queries, rows, metric, chunk_bytes)
+    _refuse_unknown(search, queries, np.arange(len(queries)), "query")
+    _refuse_unknown(search, rows, np.unique(index), "row")
     query = np.repeat(np.arange(len(index)), index.shape[1])
     return _distances(search, queries, rows, query, index.ravel()).reshape(index.shape)
 
@@ -265,10 +267,23 @@ def _block(search: _Search, array: Set, first: int, name: str) -> _Block:
             least[part] = squares == 0
             half[part] = (np.square(vectors).sum(1) + least[part]) / 2
             single[part] = vectors / scale
-            if not (good := np.isfinite(half[part]) & np.isfinite(squares)).all():
-                bad = first + part.start + np.argmin(good)
-                raise InputError(f"{name} {bad} holds NaN, infinity or numbers too large to square: leave it out")
+            _refuse(np.isfinite(half[part]) & np.isfinite(squares), first + np.arange(part.start, part.stop), name)
     return _Block(first, raw, single, half, least, scale)
+
+
+def _refuse_unknown(search: _Search, array: Set, numbers: Integer[np.ndarray, " m"], name: str) -> None:
+    """Refuses vectors with which no distance is a number, as `_block` does."""
+    with np.errstate(all="ignore"):
+        for part in _parts(len(numbers), search.strip // len(search.centre)):
+            vectors, squares = _double(search, array[numbers[part]])
+            _refuse(np.isfinite(squares) & np.isfinite(np.square(vectors).sum(1)), numbers[part], name)
+
+
+def _refuse(good: Bool[np.ndarray, " m"], numbers: Integer[np.ndarray, " m"], name: str) -> None:
+    if not good.all():
+        raise InputError(
+            f"{name} {numbers[np.argmin(good)]} holds NaN, infinity or numbers too large to square: leave it out"
+        )
 
 
 def _tiles(search: _Search, queries: Set, rows: Set, half: bool = False) -> Iterator[tuple[_Block, _Block, np.ndarray]]:

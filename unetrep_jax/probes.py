@@ -49,6 +49,9 @@ class Parameters(NamedTuple):
         return np.asarray(_logits(self, jnp.asarray(features)))
 
 
+TOLERANCE, MAX_ITERATIONS = 1e-3, 500  # where L-BFGS ends: the relative norm of the gradient, or so many iterations
+
+
 class Fit(NamedTuple):
     """A softmax regression.
 
@@ -62,6 +65,12 @@ class Fit(NamedTuple):
     gradient: float
     iterations: int
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it was cut short by `MAX_ITERATIONS`, or left the finite numbers."""
+        cut_short = self.iterations >= MAX_ITERATIONS and not self.gradient <= TOLERANCE
+        return cut_short or not all(np.isfinite(part).all() for part in self.parameters)
+
 
 def softmax_regression(
     features: Float[np.ndarray, "n d"],
@@ -70,8 +79,8 @@ def softmax_regression(
     l2: float,
     *,
     start: Parameters | None = None,
-    tolerance: float = 1e-3,
-    max_iterations: int = 500,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> Fit:
     r"""Softmax (multinomial logistic) regression with a ridge penalty on the weights, by L-BFGS on all rows at once.
 
@@ -214,18 +223,18 @@ def regularisation_path(
         own = logits[np.arange(len(logits)), validation_labels]
         loss[place] = np.mean(logsumexp(logits, axis=1) - own)
         accuracy[place] = np.mean(label_ranks(logits, validation_labels) == 1)
-        if place - max(np.nanargmin(loss), np.nanargmax(accuracy)) >= PATIENCE:
+        if place - max(np.argmin(np.nan_to_num(loss, nan=np.inf)), np.nanargmax(accuracy)) >= PATIENCE:
             break
     return Path(penalties, loss, accuracy, int(np.nanargmax(accuracy)))
 
 
 def label_ranks(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The place of each row's label among the classes, the likeliest first; equal logits count against it.
+    """The place of each row's label among the classes, the likeliest first; equal logits and NaN count against it.
 
     A row counts as right among the first k (top-k) when its label's rank is at most k.
     """
     own = logits[np.arange(len(logits)), labels]
-    return (logits >= own[:, None]).sum(1)
+    return (~(logits < own[:, None])).sum(1)
 
 
 class Probe(NamedTuple):
@@ -246,6 +255,7 @@ class Probe(NamedTuple):
 
 PENALTIES = tuple(float(l2) for l2 in np.logspace(0, -8, 17))
 VALIDATION = 0.2  # share of the rows to learn from on which the penalty is chosen
+SPLIT = 21  # what random numbers are for sets them apart from others of the same seed
 
 
 def probe(
@@ -277,7 +287,7 @@ def probe(
         )
     classes = np.unique(np.concatenate([labels, tested_labels]))
     labels, tested_labels = (np.searchsorted(classes, these) for these in (labels, tested_labels))
-    order = np.random.default_rng(seed).permutation(len(features))
+    order = np.random.default_rng([seed, SPLIT]).permutation(len(features))
     judge, learn = np.split(order, [max(1, round(VALIDATION * len(order)))])
     scaling = scaling_of(features[learn])
     path = regularisation_path(
@@ -324,6 +334,33 @@ def project(axes: Axes, images: Images, at_once: int = 1024) -> Float32[np.ndarr
     """Coordinates of images on principal axes, `at_once` images in memory."""
     parts = (images[start : start + at_once] for start in range(0, len(images), at_once))
     return np.concatenate([(_flat(part) - axes.mean) @ axes.directions.T for part in parts])
+
+
+AVERAGED = 16  # squares on each side of an image
+
+
+def averaged_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of squares that `averaged` gives for images [h w c]: 16, or as many as there are pixels."""
+    return min(AVERAGED, shape[0]), min(AVERAGED, shape[1])
+
+
+def averaged(images: Images, at_once: int = 1024) -> Float32[np.ndarray, "_ d"]:
+    """Means over 16 x 16 equal squares of each image, by area where their edges cut pixels, flat; `at_once` images in memory."""
+    down, across = (
+        _areas(squares, of) for squares, of in zip(averaged_shape(images.shape[1:]), images.shape[1:3], strict=True)
+    )
+    parts = (images[start : start + at_once] for start in range(0, len(images), at_once))
+    means = (
+        np.einsum("ih,nhwc,jw->nijc", down, _flat(part).reshape(part.shape), across, optimize=True) for part in parts
+    )
+    return np.concatenate([part.reshape(len(part), -1) for part in means])
+
+
+def _areas(squares: int, pixels: int) -> Float32[np.ndarray, "s p"]:
+    """The share of each square's side that each pixel covers."""
+    edges, pixel = np.linspace(0, pixels, squares + 1)[:, None], np.arange(pixels)
+    covered = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
+    return (np.maximum(covered, 0) * squares / pixels).astype(np.float32)
 
 
 def _flat(images: Images) -> Float32[np.ndarray, "_ d"]:

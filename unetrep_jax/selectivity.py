@@ -16,9 +16,6 @@ from sklearn.mixture import GaussianMixture
 
 from unetrep_jax import measures
 
-THRESHOLDS = ("maximum", "percentile", "none")
-
-
 # Selectivity of each channel
 
 
@@ -43,7 +40,7 @@ def selectivity(values: Float[np.ndarray, "n k"], threshold: Float[np.ndarray, "
     The share of the images that use the channel: small for a selective one (the paper, figure 4). Without a threshold it is
     1 / (1 + (deviation / mean)^2). NaN for a channel that is off in all images.
 
-    In double precision, unlike `measures.participation_ratio`: the logit of a ratio near 1 magnifies its rounding.
+    In double precision, unlike `measures.participation_ratio`: ratios of a weakly varying channel are all near 1.
     """
     ratios = np.full(len(threshold), np.nan)
     for part in _parts(len(ratios)):
@@ -51,6 +48,23 @@ def selectivity(values: Float[np.ndarray, "n k"], threshold: Float[np.ndarray, "
         square = (kept**2).mean(0)
         np.divide(np.abs(kept).mean(0) ** 2, square, out=ratios[part], where=square > 0)
     return ratios
+
+
+def logits(values: Float[np.ndarray, "n k"], threshold: Float[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
+    r"""log(PR_c / (1 - PR_c)) of `selectivity`, exact however near 1 the ratio is.
+
+        log( mean(|v|)^2 / var(|v|) )        in [-log(N - 1), inf]
+
+    NaN for a channel that is off in all images, infinite for one that is the same in all.
+    """
+    found = np.full(len(threshold), np.nan)
+    for part in _parts(len(found)):
+        kept = np.abs(np.where(values[:, part] > threshold[part], values[:, part], 0).astype(np.float64))
+        mean, varies = kept.mean(0), kept.max(0) > kept.min(0)  # the mean of equal numbers need not equal them
+        variance = np.where(varies, kept.var(0), 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[part] = np.where(mean > 0, np.log(mean**2) - np.log(variance), np.nan)
+    return found
 
 
 def _parts(channels: int) -> list[slice]:
@@ -86,9 +100,9 @@ def excess_kurtosis(values: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, "k"
 
 
 def logit(ratios: Float[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
-    """log(p / (1 - p)), with p kept below 1 - 1e-7, so that an almost constant channel has a finite place."""
-    p = np.minimum(np.asarray(ratios, np.float64), 1 - 1e-7)
-    return np.log(p / (1 - p))
+    """log(p / (1 - p)) for p in (0, 1); rounding spoils it for ratios within 1e-7 of 1, for which there is `logits`."""
+    p = np.asarray(ratios, np.float64)
+    return np.log(p) - np.log1p(-p)
 
 
 # Is a distribution bimodal?
@@ -242,22 +256,22 @@ class Groups(NamedTuple):
     mixture: Mixture | None
 
 
-def split_channels(ratios: Float[np.ndarray, "k"], *, seed: int = 0) -> Groups:
+def split_channels(logits: Float[np.ndarray, "k"], *, seed: int = 0) -> Groups:
     """Specialised channels are those below the crossing of the two Gaussians fitted to logit(PR_c); common ones, the rest.
 
     Where BIC prefers one Gaussian, or the two do not cross, there is no such place: the lower third of the ratios is taken as
     specialised and the upper third as common. The paper does not say how its groups are told apart; this is our choice.
     """
-    defined = np.isfinite(ratios)
-    found = mixture(logit(ratios[defined]), seed=seed)
+    defined = np.isfinite(logits)
+    found = mixture(logits[defined], seed=seed)
     if found is not None and found.bic_gain > 0 and np.isfinite(found.crossing):
         boundary = float(1 / (1 + np.exp(-found.crossing)))
-        below = defined & (np.where(defined, ratios, 1) < boundary)
+        below = defined & (np.where(defined, logits, np.inf) < found.crossing)
         return Groups(below, defined & ~below, boundary, found)
-    low, high = np.quantile(ratios[defined], (1 / 3, 2 / 3)) if defined.any() else (np.nan, np.nan)
+    low, high = np.quantile(logits[defined], (1 / 3, 2 / 3)) if defined.any() else (np.nan, np.nan)
     with np.errstate(invalid="ignore"):
-        specialised = ratios <= low
-        return Groups(specialised, (ratios >= high) & ~specialised, float("nan"), found)
+        specialised = defined & (logits <= low)
+        return Groups(specialised, defined & (logits >= high) & ~specialised, float("nan"), found)
 
 
 class Difference(NamedTuple):
@@ -296,8 +310,12 @@ def compare_groups(
 
 
 def p_value(found: float, by_chance: Float[np.ndarray, "p"]) -> float:
-    """Two-sided p-value of a difference whose values by chance lie about 0, in [1 / (1 + p), 1]; NaN for a NaN."""
-    if np.isnan(found):
+    """Two-sided p-value of a difference whose values by chance lie about 0, in [1 / (1 + p), 1].
+
+    Undefined values by chance are left out; NaN where the difference is undefined, or all of these are.
+    """
+    by_chance = by_chance[np.isfinite(by_chance)]
+    if np.isnan(found) or not by_chance.size:
         return float("nan")
     # Equal up to rounding is equal: the same sum taken in another order must not count as smaller.
     as_large = np.abs(by_chance) >= abs(found) * (1 - 1e-9)
@@ -322,15 +340,16 @@ def group_cosines(
 ) -> Float64[np.ndarray, "g"]:
     """Cosine of the channels of each group between two representations of an image, averaged over the images.
 
-    Images in which one of the two is zero on the group are left out; NaN where all are.
+    Images in which one of the two is zero on the group are left out; NaN where all are. In double precision, for groups that differ
+    in the sixth digit.
     """
-    members = groups.T.astype(np.float32)
+    members = groups.T.astype(np.float64)
     total, count = np.zeros(len(groups)), np.zeros(len(groups), int)
     for first in range(0, len(a), chunk):
-        x, y = (np.asarray(part[first : first + chunk], np.float32) for part in (a, b))
+        x, y = (np.asarray(part[first : first + chunk], np.float64) for part in (a, b))
         norms = np.sqrt((x * x) @ members) * np.sqrt((y * y) @ members)
         cosines = np.divide((x * y) @ members, norms, out=np.zeros_like(norms), where=norms > 0)
-        total, count = total + cosines.sum(0, dtype=np.float64), count + (norms > 0).sum(0)
+        total, count = total + cosines.sum(0), count + (norms > 0).sum(0)
     return np.divide(total, count, out=np.full(len(groups), np.nan), where=count > 0)
 
 

@@ -143,8 +143,12 @@ def is_complete(folder: Path | str, key: str) -> bool:
 
 def _publish(partial: Path, folder: Path, key: str) -> None:
     """Marks `partial` complete and puts it where `folder` is; what stood there goes."""
+    for path in partial.rglob("*"):  # on disk before it is called complete, should the power fail
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
     write_json(partial / COMPLETE, {"key": key})
-    old = folder.with_name(f".{folder.name}.old")
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -154,6 +158,29 @@ def _publish(partial: Path, folder: Path, key: str) -> None:
 
 def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def recover(folder: Path | str) -> None:
+    """Finishes what a process that was killed at the last moment left: a complete folder that had not got its name.
+
+    For the one process that writes `folder`.
+    """
+    folder = Path(folder)
+    if (_partial(folder) / COMPLETE).exists():
+        _publish(_partial(folder), folder, read_json(_partial(folder) / COMPLETE)["key"])
+    elif not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
+
+
+def discard(folder: Path | str) -> None:
+    """Removes a folder, complete or half-made, and what was kept beside it of batches under way."""
+    folder = Path(folder)
+    for path in [folder, *folder.parent.glob(f".{folder.name}.*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -266,8 +293,8 @@ class RowWriter:
         if self.rows_done != self.rows:
             raise ValueError(f"finish: {self.rows_done} of {self.rows} rows have come")
         self.close()
-        (self._partial / "progress.json").unlink()
         _publish(self._partial, self.folder, self.key)
+        (self.folder / "progress.json").unlink()  # not before: killed until here, another writer would begin again
 
 
 class Progress:

@@ -15,7 +15,7 @@ class Embedded(NamedTuple):
     """One representation's squared distances, and the band that d^2 lies in.
 
     Attributes:
-      squares: squared distance of each pair, above 0.
+      squares: squared distance of each pair; those of 0 are not drawn.
       low, high: A and B: the lines d^2 = A * square and d^2 = B * square.
       note: a few words below the panel's title.
     """
@@ -60,11 +60,12 @@ def embedding_scatter(
 
 
 def _draw_band(axes: Axes, panel: Embedded, distances: np.ndarray, errors: np.ndarray, floor: float | None) -> None:
-    if panel.squares.size == 0:
+    apart = panel.squares > 0  # others have no place on a logarithmic axis
+    if not apart.any():
         no_data(axes)
         return
-    _points(axes, panel.squares, distances, y_errors=errors)
-    ends = np.array([panel.squares.min(), panel.squares.max()])
+    _points(axes, panel.squares[apart], distances[apart], y_errors=errors[apart])
+    ends = np.array([panel.squares[apart].min(), panel.squares[apart].max()])
     for factor in (panel.low, panel.high):
         axes.plot(ends, factor * ends, color=GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
     if floor is not None:

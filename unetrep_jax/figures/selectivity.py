@@ -206,12 +206,15 @@ def marginal_densities(
 
 @in_style
 def likeness_histograms(
-    spaces: Mapping[str, Mapping[str, Real[np.ndarray, " _"]]], beyond: Mapping[str, float]
+    spaces: Mapping[str, Mapping[str, Real[np.ndarray, " _"]]],
+    medians: Mapping[str, Mapping[str, float | None]],
+    beyond: Mapping[str, float],
 ) -> Figure:
     """How alike each channel's top images are, against random sets: one panel per space, one row of dots per group of channels.
 
     Args:
       spaces: panel -> row -> (likeness - mean of random sets) / their deviation, one per channel.
+      medians: panel -> row -> median of these (a bar); None without any.
       beyond: panel -> the 95th percentile of the random sets on that scale (a dashed line).
     """
     rows = list(next(iter(spaces.values())))
@@ -222,8 +225,8 @@ def likeness_histograms(
             values = finite(by_row[name])
             spread = place - 0.25 + 0.5 * (np.arange(values.size) * 0.618034 % 1)
             axes.plot(values, spread, ".", color=ORANGE, alpha=0.7, markersize=4, markeredgewidth=0)
-            if values.size:
-                axes.vlines(np.median(values), place - 0.32, place + 0.32, color=INK, linewidth=1.4)
+            if medians[space][name] is not None:
+                axes.vlines(medians[space][name], place - 0.32, place + 0.32, color=INK, linewidth=1.4)
         axes.axvline(beyond[space], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         axes.axvline(0, color=GREY, linewidth=0.6)
         axes.set_title(textwrap.fill(space, 12), weight="bold")

@@ -1,8 +1,8 @@
 """The one style of all figures, saving them, and what several kinds of figure draw alike."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 
 import matplotlib.style
@@ -20,6 +20,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "
 INK, GREY, FAINT = "#222222", "#7f7f7f", "#e4e4e4"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the bytes do not depend on the machine's fonts
     "font.size": 8,
@@ -98,11 +99,16 @@ def noise_axis(axes: Axes, sigmas: np.ndarray) -> None:
 
 
 def draw_series(axes: Axes, x: np.ndarray, series: Mapping[str, np.ndarray], colours: Sequence[str] = COLOURS) -> None:
-    """One line each, with a band where a series brings (low, mid, high); the more points, the smaller the markers."""
-    size = min(3.2, 40 / max(1, len(x)))
-    for (name, values), colour, marker in zip(series.items(), cycle(colours), cycle(MARKERS), strict=False):
+    """One line each, with a band where a series brings (low, mid, high); the more points, the smaller the markers.
+
+    Where colours and markers begin again, lines are dashed, then dotted.
+    """
+    size, differ = min(3.2, 40 / max(1, len(x))), math.lcm(len(colours), len(MARKERS))
+    for place, (name, values) in enumerate(series.items()):
+        colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
         low, mid, high = (values, values, values) if values.ndim == 1 else values.T
-        axes.plot(x, mid, color=colour, marker=marker, markersize=size, label=name)
+        dashes = LINES[place // differ % len(LINES)]
+        axes.plot(x, mid, color=colour, marker=marker, markersize=size, linestyle=dashes, label=name)
         if values.ndim == 2:
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     if not any(finite(values).size for values in series.values()):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, Real
@@ -25,28 +26,37 @@ from unetrep_jax.figures.style import (
 )
 
 
+class Channels(NamedTuple):
+    """Three channels of a cloud.
+
+    Attributes:
+      values: one row per image.
+      names: of the channels.
+      cuts: above which each counts as on.
+    """
+
+    values: Real[np.ndarray, "_ 3"]
+    names: tuple[str, str, str]
+    cuts: Real[np.ndarray, "3"]
+
+
 @in_style
-def channel_scatter(
-    clouds: Mapping[str, Real[np.ndarray, "_ 3"]], names: Sequence[str], cuts: Real[np.ndarray, "3"]
-) -> Figure:
+def channel_scatter(clouds: Mapping[str, Channels]) -> Figure:
     """Images by three of their channels: a row for each cloud, in space and on the three coordinate planes.
 
-    All rows share their axes, which begin at 0 in space and at the lowest value on the planes. Dashed lines are the cuts above
-    which a channel counts as on.
+    Axes begin at 0 in space and at the lowest value on the planes. Dashed lines are the cuts above which a channel counts as on.
 
     Args:
-      clouds: name -> values of three channels, one row per image.
-      names: of the three channels.
-      cuts: of the three channels.
+      clouds: title -> its three channels.
     """
     figure = Figure(figsize=(FULL_WIDTH, 1.8 * len(clouds)), layout="constrained")
     grid = figure.add_gridspec(len(clouds), 4, width_ratios=(1.25, 1, 1, 1))
-    everything = np.concatenate([*clouds.values(), cuts[None]])
-    low, high = np.nanmin(everything, 0), np.nanmax(everything, 0)
-    margin = 0.04 * (high - low) + 1e-12
-    limits, from_zero = np.stack([low - margin, high + margin], 1), np.stack([np.minimum(0, low), high + margin], 1)
     style = {"s": 2, "color": BLUE, "alpha": 0.35, "linewidth": 0, "rasterized": True}
-    for row, (title, values) in enumerate(clouds.items()):
+    for row, (title, (values, names, cuts)) in enumerate(clouds.items()):
+        everything = np.concatenate([values, cuts[None]])
+        low, high = np.nanmin(everything, 0), np.nanmax(everything, 0)
+        margin = 0.04 * (high - low) + 1e-12
+        limits, from_zero = np.stack([low - margin, high + margin], 1), np.stack([np.minimum(0, low), high + margin], 1)
         space = figure.add_subplot(grid[row, 0], projection="3d")
         space.scatter(*values.T, **style)
         space.set(xlim=from_zero[0], ylim=from_zero[1], zlim=from_zero[2])
@@ -101,19 +111,20 @@ def odds_histograms(panels: Mapping[str, Mapping[str, Real[np.ndarray, " _"]]]) 
 
 
 @in_style
-def overlap_ranges(panels: Mapping[str, Mapping[str, Mapping[str, Real[np.ndarray, " _"]]]]) -> Figure:
+def overlap_ranges(panels: Mapping[str, Mapping[str, Mapping[str, Real[np.ndarray, "3"]]]]) -> Figure:
     """Jaccard overlap of supports: median (mark) and quartiles (line) over images.
 
     Args:
-      panels: definition of supports -> name of the representation -> kind of other images -> overlaps, one per image.
+      panels: definition of supports -> name of the representation -> kind of other images -> quartiles of the overlaps; NaN where
+        there are none.
     """
     rows = max(len(panel) for panel in panels.values())
     figure, grid = _panels(len(panels), 0.9 + 0.42 * rows)
     for axes, (title, panel) in zip(grid, panels.items(), strict=True):
         for row, kinds in enumerate(panel.values()):
             for shift, (kind, overlaps), colour in zip((-0.2, 0, 0.2), kinds.items(), COLOURS, strict=False):
-                if found := finite(overlaps).tolist():
-                    low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
+                low, middle, high = overlaps.tolist()
+                if np.isfinite(middle):
                     axes.hlines(row + shift, low, high, color=colour, linewidth=2.5, alpha=0.5)
                     axes.plot(
                         [middle], [row + shift], "o", color=colour, markersize=3.5, label=kind if row == 0 else None

@@ -1,7 +1,7 @@
 """What the report says about clusters: claims with their nulls, tables, and the figures (figure 8)."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from unetrep_jax import figures, report
 from unetrep_jax.data import ImageSet
 from unetrep_jax.figures import clusters as cluster_figures
-from unetrep_jax.stages.context import Arrays, Context, picture
-from unetrep_jax.stages.wording import quartiles_text
+from unetrep_jax.stages.context import LOWEST_COMPARED, Arrays, Context, picture
+from unetrep_jax.stages.verdicts import part
+from unetrep_jax.stages.wording import number, percent, quartiles_text, unknown
 
 # Features that belong to no image any more, and others that K-means clusters, as tables and figures call them.
 NULLS = {"gaussian_null": "Gaussian of phi's covariance", "permuted_null": "phi, channels permuted over images"}
@@ -20,6 +21,7 @@ BY_NOISE = {
     "phi_of_some": "phi, of as many images as the untrained network sees",
     "untrained": "phi of the untrained network",
 }
+MATCHED, UNTRAINED = "phi of those", "phi of the untrained network"  # how the names of two controls begin
 PANELS = {"clusters": "clusters of phi", "gaussian_null": "clusters of a Gaussian", "classes": "label classes"}
 CAPTIONS = {
     "clusters": "The images nearest to their centroid, for the largest clusters of phi; as printed, not selected.",
@@ -47,24 +49,9 @@ def section_clusters(context: Context, arrays: Arrays, summary: dict) -> Any:
     )
 
 
-def quartiles_or_dash(row: Mapping | None) -> str | None:
-    """Median and quartiles as printed; None where nothing could be measured."""
-    return quartiles_text(row) if row and row["median"] is not None else None
-
-
 def in_words(row: Mapping) -> str:
-    """The same inside a sentence."""
-    return quartiles_or_dash(row) or "not measurable"
-
-
-def ami(value: float | None) -> str | None:
-    """An adjusted mutual information as printed."""
-    return None if value is None else f"{value:.3f}"
-
-
-def percent(value: float | None) -> str | None:
-    """A share as printed."""
-    return None if value is None else f"{value:.0%}"
+    """Median and quartiles inside a sentence."""
+    return quartiles_text(row) or "not measurable"
 
 
 def with_count(count: int | str) -> str:
@@ -111,87 +98,119 @@ def separation_claim(summary: dict) -> list:
         return []
     here = [
         f"K = {count}: {in_words(row['held_out'])} held out, {percent(row['held_out']['at_least_2']) or 'none'} of the pairs at "
-        f"least 2 ({in_words(row['separation'])} on the images fitted)"
+        f"least 2 and {percent(row['held_out']['from_2_to_4']) or 'none'} from 2 to 4 ({in_words(row['separation'])} on the images "
+        "fitted)"
         for count, row in by_clusters.items()
     ]
     rows = {name: row for name, row in measured(summary).items() if not row["array"].startswith("separation")}
-    nulls = [f"{name}: {in_words(row['held_out'])}" for name, row in rows.items()]
-    verdicts = {separated(row) for row in by_clusters.values()}
+    here += [f"{name}: {in_words(row['held_out'])} held out" for name, row in rows.items() if name.startswith(MATCHED)]
+    nulls = [f"{name}: {in_words(row['held_out'])}" for name, row in rows.items() if not name.startswith(MATCHED)]
     return [
         report.Claim(
             "Centroids of adjacent clusters are at least two standard deviations apart",
             "at least 2, mostly from 2 to 4",
             "; ".join(here),
             "held out; " + "; ".join(nulls),
-            verdicts.pop() if len(verdicts) == 1 else "in part",
+            report.verdict(*separation_parts(summary)),
         )
     ]
 
 
-def separated(row: Mapping) -> str:
-    """Whether the claim holds: "yes" takes a held-out median of 2, above three quarters of both nulls; "in part" only 2."""
+def separation_parts(summary: dict) -> list[tuple[bool | None, bool]]:
+    """For every K against both nulls; for the first also against pixels, and against the untrained network on as many images."""
+    by_clusters, controls = summary["by_clusters"], summary["controls"]
+    parts = [separated(row, *(row[null] for null in NULLS)) for row in by_clusters.values()]
+    matched = [row for name, row in controls.items() if name.startswith(MATCHED)]
+    first = next(iter(by_clusters.values()))
+    for name, control in controls.items():
+        if not name.startswith(MATCHED):
+            here = matched[0] if matched and name.startswith(UNTRAINED) else first
+            parts.append(separated(here, control))
+    return parts
+
+
+def separated(row: Mapping, *nulls: Mapping) -> tuple[bool | None, bool]:
+    """Whether the held-out median is 2 or more, and whether it is not above three quarters of the values of a null."""
     median = row["held_out"]["median"]
-    if median is None:
-        return ""
-    quartiles = [row[null]["held_out"]["third_quartile"] for null in NULLS]
-    above = all(quartile is not None and median > quartile for quartile in quartiles)
-    return "no" if median < 2 else "yes" if above else "in part"
+    if unknown(median):
+        return None, False
+    quartiles = [null["held_out"]["third_quartile"] for null in nulls]
+    return part(median >= 2, *(None if unknown(quartile) else median <= quartile for quartile in quartiles))
 
 
 def noise_claim(context: Context, summary: dict) -> list:
     """Clusters stay the same over noise levels, as far as other starts leave them the same, and more than without training."""
     agreement = agreement_by_noise(summary)
-    other = np.array([0 < sigma != context.settings.sigma for sigma in context.settings.sigmas])
+    other = np.array([LOWEST_COMPARED <= sigma != context.settings.sigma for sigma in context.settings.sigmas])
     if "phi" not in agreement or not other.any():
         return []
     medians = {name: float(np.median(values[other])) for name, values in agreement.items()}
     words = {
-        name: f"AMI {medians[name]:.2f} (median over the other levels above 0; {values[other].min():.2f} to "
-        f"{values[other].max():.2f}); {values[context.working]:.2f} at the same level from another start"
+        name: f"AMI {medians[name]:.2f} (median over the other levels from {LOWEST_COMPARED:g}/255 up; {values[other].min():.2f} "
+        f"to {values[other].max():.2f}); {values[context.working]:.2f} at the same level from another start"
         for name, values in agreement.items()
     }
-    share = medians["phi"] / max(agreement["phi"][context.working], 1e-9)
-    trained = medians.get("phi_of_some", medians["phi"]) > medians.get("untrained", 0)
     return [
         report.Claim(
             "K-means finds the same clusters at other noise levels",
             None,
             words.pop("phi"),
-            "; ".join(f"{BY_NOISE[name]}: {text}" for name, text in words.items()),
-            "yes" if share >= 0.75 and trained else "in part" if share >= 0.25 else "no",
+            "; ".join(f"{BY_NOISE[name]}: {text}" for name, text in words.items()) or "too few images for a control",
+            report.verdict(*same_clusters(medians, float(agreement["phi"][context.working]))),
         )
     ]
+
+
+def same_clusters(medians: Mapping[str, float], ceiling: float) -> list[tuple[bool | None, bool]]:
+    """Whether phi's agreement is three quarters of what another start leaves, and a quarter; whether a null's is as large.
+
+    Nulls: pixels with fresh noise, and the untrained network, which is held against phi of as many images.
+    """
+    pairs = (("phi", "pixels"), ("phi_of_some", "untrained"))
+    as_much = [medians[null] >= medians[of] if null in medians and of in medians else None for of, null in pairs]
+    shares = [medians["phi"] >= cut * ceiling if ceiling > 0 else None for cut in (0.75, 0.25)]
+    return [part(share, *as_much) for share in shares]
 
 
 def classes_claims(summary: dict) -> list:
     """Classes lie closer than clusters, and K-means that begins at their means leaves them."""
     classes = summary["classes"]
-    median, null = classes["held_out"]["median"], classes["random_partition"]
+    null, by_clusters = classes["random_partition"], summary["by_clusters"].values()
+    of_clusters = [row["held_out"]["median"] for row in by_clusters]
     claims = [
         report.Claim(
             "Label classes lie about 1 apart, closer than clusters",
             "around 1",
-            f"{in_words(classes['held_out'])} held out ({in_words(classes['separation'])} on all images)",
+            f"{in_words(classes['held_out'])} held out ({in_words(classes['separation'])} on all images); clusters of phi: "
+            f"{', '.join(number(median, 2) or 'not measurable' for median in of_clusters) or 'too few images'}",
             f"random partition: {in_words(null['held_out'])} held out ({in_words(null['separation'])} on all images)",
-            "" if median is None else "yes" if 0.5 <= median <= 1.5 else "no",
+            report.verdict(part(*(close_classes(of["held_out"]["median"], of_clusters) for of in (classes, null)))),
         )
     ]
     if begun := classes.get("begun_at_class_means"):
-        here, null = (
-            f"AMI with the start {row['ami_at_the_end']:.3f}, {row['staying_at_the_end']:.0%} of the images still in its clusters "
-            f"after {row['iterations']} iterations"
-            for row in (begun, classes["begun_at_random_means"])
+        random = classes["begun_at_random_means"]
+        here, beside = (
+            f"AMI with the start {row['ami_at_the_end']:.3f}, {percent(row['staying_at_the_end'])} of the images still in its "
+            f"clusters after {row['iterations']} iterations"
+            for row in (begun, random)
         )
         claims.append(
             report.Claim(
                 "K-means begun at the class means moves away from the classes",
                 None,
                 here,
-                f"from a random partition: {null}",
-                "yes" if begun["staying_at_the_end"] < 0.5 else "no",
+                f"from a random partition: {beside}",
+                report.verdict(part(*(row["staying_at_the_end"] < 0.5 for row in (begun, random)))),
             )
         )
     return claims
+
+
+def close_classes(median: float | None, clusters: Sequence[float | None]) -> bool | None:
+    """Whether groups lie about 1 apart (0.5 to 1.5), and closer than the clusters of every K."""
+    if unknown(median) or not clusters or any(map(unknown, clusters)):
+        return None
+    return 0.5 <= median <= 1.5 and median < min(clusters)
 
 
 def agreement_by_noise(summary: dict) -> dict[str, np.ndarray]:
@@ -213,9 +232,11 @@ def cluster_text(context: Context, summary: dict) -> list[str]:
         "measured on that half along the line between the two centroids. That takes away what K-means fits to single images, "
         "and not that it cuts.",
         "When a claim counts as held up is our choice. Separation: a held-out median of 2 or more that lies above three "
-        "quarters of the values of both nulls (in part: only 2 or more). Noise levels: a median agreement of three quarters of "
-        "what another start leaves, and more than the untrained network's (in part: a quarter). Classes: a held-out median from "
-        "0.5 to 1.5; moving away from them: fewer than half of the images stay.",
+        "quarters of the values of every null and control (in part: only 2 or more). Noise levels: a median agreement of three "
+        "quarters of what another start leaves, and more than that of pixels and of the untrained network (in part: a quarter, or "
+        f"no more than theirs); below {LOWEST_COMPARED:g}/255 phi has not settled, so these levels do not count. Classes: a "
+        "held-out median from 0.5 to 1.5, below that of the clusters, where a random partition does not; moving away from "
+        "them: fewer than half of the images stay (in part: when begun at a random partition too).",
     ]
     members = summary["smallest_mean_size"]
     if small := [count for count in context.settings.clusters if str(count) not in summary["by_clusters"]]:
@@ -261,10 +282,10 @@ def separation_table(context: Context, summary: dict) -> Any:
         (
             name,
             f"{row['images']:,}",
-            quartiles_or_dash(row["separation"]),
-            quartiles_or_dash(row["held_out"]),
+            quartiles_text(row["separation"]),
+            quartiles_text(row["held_out"]),
             percent(row["held_out"]["at_least_2"]),
-            ami(row["agreement_of_seeds_ami"]),
+            number(row["agreement_of_seeds_ami"], 3),
             *labels_cells(row),
         )
         for name, row in measured(summary).items()
@@ -285,7 +306,7 @@ def labels_cells(row: Mapping) -> tuple[str | None, str | None]:
     """AMI and purity as printed."""
     if not row.get("labels"):
         return None, None
-    return ami(row["labels"]["ami"]), "{purity:.3f} ({purity_by_chance:.3f})".format(**row["labels"])
+    return number(row["labels"]["ami"], 3), "{purity:.3f} ({purity_by_chance:.3f})".format(**row["labels"])
 
 
 def noise_table(context: Context, summary: dict) -> Any:
@@ -294,8 +315,8 @@ def noise_table(context: Context, summary: dict) -> Any:
     rows = []
     for level, (sigma, row) in enumerate(noise["levels"].items()):
         with_labels = row.get("labels") or {}
-        cells = [ami(float(values[level])) for values in agreement.values()]
-        rows.append((sigma, quartiles_or_dash(row.get("separation")), *cells, ami(with_labels.get("ami"))))
+        cells = [number(float(values[level]), 3) for values in agreement.values()]
+        rows.append((sigma, quartiles_text(row.get("separation")), *cells, number(with_labels.get("ami"), 3)))
     shown = [
         f"{BY_NOISE[name]} (K = {noise['clusters'][name]}, {noise['images'][name]:,} images)" for name in agreement
     ]
@@ -314,12 +335,12 @@ def start_table(summary: dict) -> Any:
         (
             name,
             str(row["iterations"]),
-            ami(row["ami_at_nearest_mean"]),
-            ami(row["ami_at_the_end"]),
+            number(row["ami_at_nearest_mean"], 3),
+            number(row["ami_at_the_end"], 3),
             percent(row["staying_at_the_end"]),
-            quartiles_text(row["moved"], 1) if row["moved"]["median"] is not None else None,
-            ami(row["labels"]["ami"]),
-            quartiles_or_dash(row["separation"]),
+            quartiles_text(row["moved"], 1),
+            number(row["labels"]["ami"], 3),
+            quartiles_text(row["separation"]),
         )
         for name, row in ((name, classes[key]) for key, name in names.items())
     ]
@@ -420,15 +441,15 @@ def cluster_grid(context: Context, arrays: Arrays) -> Any:
 def cluster_pages(context: Context, arrays: Arrays) -> list[tuple]:
     """A page for each of the largest clusters, its members from the nearest to the farthest: (figure, name, caption)."""
     assignment, pages = arrays[f"assignment/{context.settings.clusters[0]}"], []
-    for number, cluster in enumerate(arrays["page_clusters"]):
-        ranks, images, distances = (arrays[f"page_{of}"][number] for of in ("ranks", "images", "distances"))
+    for place, cluster in enumerate(arrays["page_clusters"]):
+        ranks, images, distances = (arrays[f"page_{of}"][place] for of in ("ranks", "images", "distances"))
         title = cluster_title(context.images, assignment == cluster).replace("\n", ", ")
         caption = (
             f"Cluster {cluster} ({title}): members by rising distance to the centroid, in units of phi's total deviation; all of "
             "them, or stretches from the nearest to the farthest."
         )
         size = int(np.count_nonzero(assignment == cluster))
-        pages.append((page_figure(context, ranks, images, distances, size), f"cluster_page_{number + 1}", caption))
+        pages.append((page_figure(context, ranks, images, distances, size), f"cluster_page_{place + 1}", caption))
     return pages
 
 

@@ -26,8 +26,8 @@ class Context(NamedTuple):
       denoiser: the trained denoiser.
       untrained: opens the same network with random initial parameters.
       images: the images to analyse.
-      training_images: opens the images that it was trained on; raises InputError or OSError where they are not at hand.
-      training_identity: names what `training_images` would open.
+      training_images: opens the images that it was trained on, and remembers them; raises InputError or OSError where they are not
+        at hand.
       settings: the analysis settings, each an attribute (see `configs/default.py`, section analysis).
       identity: names the checkpoint and the weights taken from it.
       facts: what is needed to judge and to repeat the analysis, for the head of the report.
@@ -40,7 +40,6 @@ class Context(NamedTuple):
     untrained: Callable[[], Denoiser]
     images: ImageSet
     training_images: Callable[[], ImageSet]
-    training_identity: str
     settings: Any
     identity: str
     facts: dict[str, Any]
@@ -59,6 +58,14 @@ class Context(NamedTuple):
         return list(self.settings.sigmas).index(self.settings.sigma)
 
     @property
+    def training_identity(self) -> str:
+        """Names the images that it was trained on; empty where they are not at hand."""
+        try:
+            return self.training_images().fingerprint
+        except (InputError, OSError):
+            return ""
+
+    @property
     def untrained_subset(self) -> np.ndarray:
         """Positions of the images that the untrained network sees."""
         return spread(len(self.images.images), self.settings.untrained_images)
@@ -72,12 +79,16 @@ class Stage(NamedTuple):
       needs: stages whose files it reads.
       run: writes its files into a folder: (context, folder, key) -> None.
       section: (context, arrays, summary) -> a section of the report, or None for stages that only feed others.
+      keeps: other folders, in the analysis folder, where it keeps what it need not make again.
+      version: raised when its files change their meaning or their names, so that older ones are not taken for them.
     """
 
     settings: tuple[str, ...]
     needs: tuple[str, ...]
     run: Callable
     section: Callable | None = None
+    keeps: tuple[str, ...] = ()
+    version: int = 1
 
 
 def spread(total: int, count: int) -> np.ndarray:
@@ -120,15 +131,24 @@ def mean_colour(context: Context) -> np.ndarray:
     return np.broadcast_to(colour, images.shape[1:]).astype(np.float32)
 
 
-def phi_of(context: Context, images: np.ndarray) -> np.ndarray:
-    """phi of images (uint8, or float in [0, 1]) at the working noise level, [n, k]; noise as in the representations stage."""
-    return np.concatenate(list(phi_batches(context, images)))
+def phi_of(context: Context, images: np.ndarray, numbered_from: int = 0) -> np.ndarray:
+    """phi of images (uint8, or float in [0, 1]) at the working noise level, [n, k]; numbered as the sweep numbers its images."""
+    return np.concatenate(list(phi_batches(context, images, numbered_from=numbered_from)))
 
 
 def phi_batches(
-    context: Context, images: np.ndarray, first: int = 0, *, sigma: float | None = None, untrained: bool = False
+    context: Context,
+    images: np.ndarray,
+    first: int = 0,
+    *,
+    sigma: float | None = None,
+    untrained: bool = False,
+    numbered_from: int = 0,
 ) -> Iterator[np.ndarray]:
-    """The same batch by batch, from image `first` on; at another noise level (x 255), or of the untrained network, when asked."""
+    """The same batch by batch, from image `first` on; at another noise level (x 255), or of the untrained network, when asked.
+
+    An image's noise comes from its number, counted from `numbered_from`: images that are compared need different ones.
+    """
     settings = context.settings
     sigma = settings.sigma if sigma is None else sigma
     denoiser = context.untrained() if untrained else context.denoiser
@@ -138,7 +158,7 @@ def phi_batches(
     constants = (np.float32(sigma) / np.float32(255), np.int32(settings.draws if sigma else 1))
     for start in range(first, len(images), settings.batch_size):
         index = np.arange(start, min(start + settings.batch_size, len(images)), dtype=np.int32)
-        yield step(constants, (np.asarray(images[index]), index))
+        yield step(constants, (np.asarray(images[index]), index + np.int32(numbered_from)))
 
 
 def phi_to(
@@ -149,17 +169,18 @@ def phi_to(
     *,
     sigma: float | None = None,
     untrained: bool = False,
+    numbered_from: int = 0,
 ) -> np.ndarray:
     """The same, streamed to `folder`: made once, and killed, it goes on where it was. A memory map."""
-    settings = context.settings
+    settings, which = context.settings, {"sigma": sigma, "untrained": untrained, "numbered_from": numbered_from}
     what = [settings.sigma if sigma is None else sigma, settings.draws, settings.seed, images.shape]
-    what += ["untrained"] * untrained
+    what += ["untrained"] * untrained + [numbered_from] * (numbered_from > 0)
     key = storage.fingerprint("phi", context.identity, context.training_identity, what)
     if not storage.is_complete(folder, key):
         width = jax.eval_shape(context.denoiser.represent, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
         writer = storage.RowWriter(folder, key, len(images), {"phi": (width.shape[1:], np.float32)})
         with storage.Progress(label, len(images), done=writer.rows_done) as progress:
-            for rows in phi_batches(context, images, writer.rows_done, sigma=sigma, untrained=untrained):
+            for rows in phi_batches(context, images, writer.rows_done, **which):
                 writer.append(phi=rows)
                 progress.advance(len(rows))
         writer.finish()

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ class Kept:
     def load(self, numbers: np.ndarray, start: Any) -> Any:
         """What was kept of the batch of these samples, a tree like `start`; `start` where nothing was."""
         leaves, tree = jax.tree.flatten(start)
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(self.path) as kept:
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+            np.load(self.path) as kept,
+        ):
             if str(kept["key"]) == self.key and np.array_equal(kept["numbers"], numbers):
                 return jax.tree.unflatten(tree, [kept[f"leaf{i}"] for i in range(len(leaves))])
         return start

@@ -61,7 +61,7 @@ def measured(
     targets = np.repeat(rows[: arm.targets], arm.samples)
     images = np.nan_to_num(saved["images"], posinf=0, neginf=0)
     clean = context.images.images[targets] / np.float32(255)
-    own, centre = phi_of(context, images), others.mean(axis=0)
+    own, centre = phi_of(context, images, numbered_from=len(context.images.images)), others.mean(axis=0)
     values = {
         "cosine": measures.cosine(own, others[targets]),
         "cosine_to_others": measures.cosine(own[:, None], others[None, :: max(1, len(others) // 500)]).mean(axis=1),

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from unetrep_jax import measures, report, representation, storage
-from unetrep_jax.figures import robustness as figures
+from unetrep_jax import measures, representation, storage
 from unetrep_jax.stages.context import (
     NETWORKS,
     Arrays,
@@ -15,10 +14,10 @@ from unetrep_jax.stages.context import (
     averages,
     compared_levels,
     layout_of,
-    picture,
     reference_level,
     write_stage,
 )
+from unetrep_jax.stages.wording import estimate_of
 
 CHUNK_BYTES = 64 << 20
 
@@ -219,11 +218,6 @@ def block_arrays(
     }
 
 
-def estimate_of(means: np.ndarray) -> dict[str, Any]:
-    """A value and its 95 % interval by name, as they are kept in the summary."""
-    return {name: np.asarray(number).tolist() for name, number in measures.estimate(means)._asdict().items()}
-
-
 def most_stable(by_block: dict[str, np.ndarray]) -> dict | None:
     """The block of the largest value, the next, and their difference over the same draws of images; None without two values."""
     ranked = sorted((b for b in by_block if np.isfinite(by_block[b][0])), key=lambda b: -by_block[b][0])
@@ -231,225 +225,3 @@ def most_stable(by_block: dict[str, np.ndarray]) -> dict | None:
         return None
     best, second = ranked[:2]
     return {"block": best, "next": second, "difference": estimate_of(by_block[best] - by_block[second])}
-
-
-def turn(estimate: dict[str, Any]) -> dict[str, Any]:
-    """1 - cosine, from the estimate of a cosine."""
-    value, low, high = (None if number is None else 1 - number for number in estimate.values())
-    return {"value": value, "low": high, "high": low}
-
-
-def number_text(number: float | None, decimals: int | None) -> str | None:
-    """A number as it is printed, with two digits and a power of ten where no decimals are asked for; None if unknown."""
-    if number is None or not np.isfinite(number):
-        return None
-    return f"{number:.1e}" if decimals is None else f"{round(number, decimals) + 0.0:.{decimals}f}"  # + 0.0: no -0.00
-
-
-def estimate_text(estimate: dict[str, Any], decimals: int | None = None, level: int | None = None) -> str | None:
-    """A value and its interval as they are printed, 0.25 (0.22–0.31), of one level where there are several; None if unknown."""
-    texts = [number_text(values if level is None else values[level], decimals) for values in estimate.values()]
-    if None in texts:
-        return None
-    value, low, high = texts
-    return f"{value} ({low} to {high})" if low.startswith("-") or decimals is None else f"{value} ({low}–{high})"
-
-
-def section_robustness(context: Context, arrays: Arrays, summary: dict) -> report.Section:
-    """Figure 2, its tables, and the cosines between all levels."""
-    blocks = list(layout_of(context).columns)
-
-    def of_networks(name):
-        return {network: dict(zip(blocks, arrays[f"{network}/{name}"], strict=True)) for network in NETWORKS}
-
-    names = ("direction", "centred_direction", "length", "variance")
-    curves = figures.robustness_curves(
-        context.sigmas, *(of_networks(name) for name in names), reference=summary["reference_times_255"]
-    )
-    matrices = figures.cosine_matrices(context.sigmas, of_networks("cosines"), of_networks("centred_cosines"))
-    return report.Section(
-        "Robustness to noise",
-        section_text(summary),
-        [direction_table(context, summary), length_table(context, summary), ranking_table(summary)],
-        [
-            picture(
-                context,
-                curves,
-                "robustness",
-                "Every block's channel averages against the noise level (figure 2): cosine to those at s0, the same after the mean "
-                "over images is taken away, length over that at s0, realisation variance over squared length. Bands are quartiles "
-                "over images; for the centred cosine, which is one number for all images, its 95 % interval.",
-            ),
-            picture(
-                context,
-                matrices,
-                "robustness_cosines",
-                "Cosines of every block's channel averages between all pairs of noise levels, lowest level first.",
-            ),
-        ],
-        claims(context, summary),
-    )
-
-
-def section_text(summary: dict) -> list[str]:
-    """How the numbers were made, and what to keep in mind."""
-    lengths = (
-        f"A mean over {summary['draws']} noise draws is longer than phi, and turned from it, by the draws' own scatter. Squared "
-        "lengths and centred cosines are freed of it; the cosines of single images are not, and so are lower bounds."
-        if summary["draws"] > 1
-        else "With one noise draw the scatter of the draws is not known: there is no realisation variance, and lengths hold it."
-    )
-    text = [
-        "The representation at noise level s is the mean over noise draws. Its direction is compared by the cosine to "
-        f"s0 = {summary['reference_times_255']:g}/255. Where all images share a large common vector, every cosine is near 1 "
-        "whatever the images do; so the same is given after the mean over images at each level is taken away (centred).",
-        lengths,
-    ]
-    if undefined := sum(row["undefined"] for n in NETWORKS for row in summary[n]["blocks"].values()):
-        text.append(
-            f"{undefined:,} of an image's squared lengths at a level and block were not above 0, and are left out."
-        )
-    if not summary["compared_times_255"]:
-        text.append(
-            f"The grid has no other level from {LOWEST_COMPARED:g}/255 up, so there is nothing to compare s0 with."
-        )
-    return text
-
-
-def direction_table(context: Context, summary: dict) -> report.Table:
-    """How much the direction depends on the noise level, block by block."""
-    inputs = representation.block_inputs(context.denoiser)
-    levels = ", ".join(f"{sigma:g}" for sigma in summary["compared_times_255"]) or "none"
-    rows = []
-    for block, trained in summary["trained"]["blocks"].items():
-        untrained = summary["untrained"]["blocks"][block]
-        cells = []
-        for of in (trained, untrained):
-            cells += [estimate_text(turn(of["direction"])), number_text(of["scatter"], None)]
-            cells += [estimate_text(turn(of["centred_direction"]), 3)]
-        source = f"output of {inputs[block]}" if block in inputs else "the image"
-        rows.append((block, source, *cells, number_text(trained["shared"], 3)))
-    return report.Table(
-        f"Turn of each block's output: 1 - cosine to s0 = {summary['reference_times_255']:g}/255, mean over the levels "
-        f"{levels} (in 1/255), with 95 % bootstrap intervals over {summary['trained']['images']:,} images (trained) and "
-        f"{summary['untrained']['images']:,} (untrained). A block's input is another block's output: its row says how stable that "
-        "is. Scatter: how much of the turn the scatter of the noise draws makes at most. Shared: the part of the squared length "
-        "at s0 that the mean over images has, in the trained network.",
-        (
-            "block",
-            "its input",
-            *("trained", "scatter", "trained, centred"),
-            *("untrained", "scatter", "untrained, centred"),
-            "shared",
-        ),
-        rows,
-    )
-
-
-def length_table(context: Context, summary: dict) -> report.Table:
-    """Length at the ends of the grid, realisation variance, and how far a change is one of length."""
-    sigmas = np.array(context.settings.sigmas)
-    ends = int(sigmas.argmin()), int(sigmas.argmax())
-    rows = []
-    for block in summary["trained"]["blocks"]:
-        both = [summary[network]["blocks"][block] for network in NETWORKS]
-        cells = [estimate_text(of["length"], 3, level) for level in ends for of in both]
-        cells += [estimate_text(of["variance"], None, context.working) for of in both]
-        rows.append(
-            (block, *cells, *(estimate_text(of[name], 2) for name in ("scaling", "centred_scaling") for of in both))
-        )
-    names = [f"length at {sigmas[level]:g}" for level in ends]
-    names += [f"variance at {context.settings.sigma:g}", "scaling", "scaling, centred"]
-    return report.Table(
-        "Means over images (95 % bootstrap intervals): length at the lowest and highest level (in 1/255), over that at s0; "
-        "realisation variance at the working level, over squared length; scaling, the part of the squared change from s0, over the "
-        "compared levels, that multiplying phi by a factor explains: plain, each image by its own; centred, all images by one, "
-        "freed of the scatter of the draws.",
-        ("block", *(f"{name}, {network}" for name in names for network in NETWORKS)),
-        rows,
-    )
-
-
-VERSIONS = {"direction": "plain", "centred_direction": "centred"}
-
-
-def ranking_table(summary: dict) -> report.Table:
-    """Which block's direction is the most stable, and by how much."""
-    rows = []
-    for network in NETWORKS:
-        for name, version in VERSIONS.items():
-            first = summary[network]["most_stable"][name]
-            cells = (None,) * 3
-            if first:
-                cells = first["block"], first["next"], estimate_text(first["difference"])
-            rows.append((f"{network}, {version}", *cells))
-    return report.Table(
-        "The block that turns least, the next, and how much more that one turns, over the same draws of images (95 % bootstrap "
-        "interval).",
-        ("network", "most stable", "next", "difference"),
-        rows,
-    )
-
-
-def claims(context: Context, summary: dict) -> list[report.Claim]:
-    """The paper's three statements on figure 2, each beside the same number of the untrained network."""
-    trained, untrained = (summary[network]["blocks"]["mid"] for network in NETWORKS)
-    lowest = int(np.argmin(context.settings.sigmas))
-    collapsed = trained["length"]["value"][lowest]
-    scaled = [trained[name]["low"] for name in ("scaling", "centred_scaling")]
-
-    def length(numbers):
-        return f"length at {min(context.settings.sigmas):g}/255: {estimate_text(numbers['length'], 2, lowest)} of that at s0"
-
-    return [
-        report.Claim(
-            "The middle block is the most stable to noise",
-            None,
-            ranking_words(summary["trained"]),
-            f"untrained: {ranking_words(summary['untrained'])}",
-            verdict([leads_with_mid(first) for first in summary["trained"]["most_stable"].values()]),
-        ),
-        report.Claim(
-            "Raising the noise level mainly scales phi, and hardly turns it",
-            None,
-            scaling_words(trained),
-            f"untrained: {scaling_words(untrained)}",
-            verdict([None if low is None else low > 0.5 for low in scaled]),
-        ),
-        report.Claim(
-            "phi collapses towards 0 at very small noise levels",
-            None,
-            length(trained),
-            f"untrained: {length(untrained)}",
-            # Below a quarter is collapse, above three quarters is none: cuts that are ours.
-            verdict([None if collapsed is None else collapsed < cut for cut in (0.25, 0.75)]),
-        ),
-    ]
-
-
-def verdict(tests: list[bool | None]) -> str:
-    """Whether a claim holds: in all tests, in some, in none; nothing where one could not be made."""
-    if None in tests:
-        return ""
-    return "yes" if all(tests) else "in part" if any(tests) else "no"
-
-
-def leads_with_mid(first: dict | None) -> bool | None:
-    """Whether the middle block is the most stable, and the interval of its lead above 0."""
-    return first and (first["block"] == "mid" and first["difference"]["low"] > 0)
-
-
-def ranking_words(numbers: dict) -> str:
-    """The most stable block and its lead, and where the middle block stands."""
-    words = []
-    for name, version in VERSIONS.items():
-        first, mid = numbers["most_stable"][name], estimate_text(turn(numbers["blocks"]["mid"][name]))
-        lead = f"{first['block']} leads by {estimate_text(first['difference'])}" if first else "no ranking"
-        words.append(f"{version}: {lead}, mid turns by {mid or '–'}")
-    return "; ".join(words)
-
-
-def scaling_words(numbers: dict) -> str:
-    """How much of phi's change a common factor explains."""
-    plain, centred = (estimate_text(numbers[name], 2) or "–" for name in ("scaling", "centred_scaling"))
-    return f"scaling explains {plain} of the squared change; centred {centred}"

@@ -1,32 +1,38 @@
-"""The table of stages: what each depends on, running what is not there yet, and the report on all of them."""
+"""The table of stages: what each depends on, and running what is not there yet."""
 
-import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unetrep_jax import figures, report, storage
+from unetrep_jax import storage
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages import (
     architecture,
+    checking,
     clustering,
     denoising,
     embedding,
+    embedding_section,
     location,
+    neighbour_section,
     neighbouring,
     probing,
     reconstructions,
+    reporting,
     robustness,
+    robustness_section,
     sampled,
     selecting,
+    selectivity_section,
     sparsity,
     subspaces,
+    subspaces_section,
     top_images,
 )
-from unetrep_jax.stages.context import Context, Stage, picture
+from unetrep_jax.stages.context import Context, Stage
+from unetrep_jax.storage import InputError
 
 BOTH = ("representations", "untrained")
 SCHEDULE = (
@@ -46,9 +52,9 @@ STAGES = {
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
-    "sparsity": Stage(("sigma",), BOTH, sparsity.run_sparsity, sparsity.section_sparsity),
+    "sparsity": Stage(("sigma",), BOTH, sparsity.run_sparsity, sparsity.section_sparsity, version=2),
     "robustness": Stage(
-        ("sigma", "robustness_sigma", "seed"), BOTH, robustness.run_robustness, robustness.section_robustness
+        ("sigma", "robustness_sigma", "seed"), BOTH, robustness.run_robustness, robustness_section.section_robustness
     ),
     "samples": Stage(
         (
@@ -67,6 +73,7 @@ STAGES = {
         (),
         sampled.run_samples,
         sampled.section_samples,
+        ("drawn", "training_phi"),
     ),
     "reconstructions": Stage(
         (
@@ -85,9 +92,14 @@ STAGES = {
         ("representations",),
         reconstructions.run_reconstructions,
         reconstructions.section_reconstructions,
+        ("reconstructed",),
     ),
     "selectivity": Stage(
-        ("sigma", "selectivity_simulations", "seed"), BOTH, selecting.run_selectivity, selecting.section_selectivity
+        ("sigma", "robustness_sigma", "selectivity_simulations", "seed"),
+        BOTH,
+        selecting.run_selectivity,
+        selectivity_section.section_selectivity,
+        ("gratings",),
     ),
     "top_images": Stage(
         ("sigma", "top_images_per_channel", "top_images_channels", "top_images_common", "top_images_targets", "seed"),
@@ -100,20 +112,28 @@ STAGES = {
         BOTH,
         clustering.run_clusters,
         clustering.section_clusters,
+        ("clusters_kept",),
     ),
     "subspaces": Stage(
-        ("sigma", "clusters", "cluster_runs", "seed"),
+        ("sigma", "clusters", "cluster_runs", "cluster_members", "seed"),
         (*BOTH, "selectivity", "clusters"),
         subspaces.run_subspaces,
-        subspaces.section_subspaces,
+        subspaces_section.section_subspaces,
     ),
     "neighbours": Stage(
         ("sigma", "neighbours", "neighbour_targets", "seed"),
         BOTH,
         neighbouring.run_neighbours,
-        neighbouring.section_neighbours,
+        neighbour_section.section_neighbours,
+        ("neighbours_kept",),
     ),
-    "probe": Stage(("sigma", "probe_sigmas", "probe_images", "seed"), BOTH, probing.run_probe, probing.section_probe),
+    "probe": Stage(
+        ("sigma", "probe_sigmas", "probe_images", "seed"),
+        BOTH,
+        probing.run_probe,
+        probing.section_probe,
+        ("probe_phi", "probes_kept"),
+    ),
     "embedding": Stage(
         (
             *SCHEDULE,
@@ -129,21 +149,18 @@ STAGES = {
         ),
         ("representations",),
         embedding.run_embedding,
-        embedding.section_embedding,
+        embedding_section.section_embedding,
+        ("embedded",),
     ),
     "location": Stage(
         ("sigma", "draws", "location_images", "location_composites", "seed"),
         (),
         location.run_location,
         location.section_location,
+        ("moved", "placed"),
     ),
 }
 READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions", "probe", "embedding")
-# The order of the paper's figures, where there is one.
-SECTIONS = (
-    "architecture", "denoising", "sparsity", "robustness", "samples", "reconstructions", "selectivity", "top_images", "subspaces",
-    "neighbours", "clusters", "probe", "embedding", "location",
-)  # fmt: skip
 
 
 def stage_key(context: Context, name: str) -> str:
@@ -153,7 +170,8 @@ def stage_key(context: Context, name: str) -> str:
     needs = [stage_key(context, other) for other in stage.needs]
     if name in READS_TRAINING_IMAGES:
         needs.append(context.training_identity)
-    return storage.fingerprint(name, context.identity, context.images.fingerprint, settings, needs)
+    made_by = f"{name} {stage.version}"
+    return storage.fingerprint(made_by, context.identity, context.images.fingerprint, settings, needs)
 
 
 def wanted_stages(only: list[str] | None) -> list[str]:
@@ -165,56 +183,53 @@ def wanted_stages(only: list[str] | None) -> list[str]:
     return [name for name in STAGES if name in wanted]
 
 
-def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> None:
+def run_and_report(context: Context, only: list[str] | None, redo: list[str]) -> dict[str, str]:
+    """`run_stages`, then `write_report`, with nobody else at work in the analysis folder."""
+    context.outdir.mkdir(parents=True, exist_ok=True)
+    with storage.lock(context.outdir / ".lock", wait=False):
+        left_out = run_stages(context, only, redo)
+        write_report(context, left_out)
+    return left_out
+
+
+def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> dict[str, str]:
     """Runs what is wanted and not there yet.
 
-    Raises:
-      InputError: some stages cannot be made from these settings, images or denoiser; all others were.
+    Returns:
+      Stage -> why it was left out, of those that cannot be made from these settings, images or denoiser.
     """
     wanted = wanted_stages(only)
     if idle := [name for name in redo if name not in wanted]:
-        raise storage.InputError(f"--redo {idle[0]}: --only leaves that stage out; name it there too.")
+        raise InputError(f"--redo {idle[0]}: --only leaves that stage out; name it there too.")
     left_out: dict[str, str] = {}
     for name in wanted:
         if missing := [other for other in STAGES[name].needs if other in left_out]:
             left_out[name] = f"needs {missing[0]}"
             continue
         folder, key = context.outdir / name, stage_key(context, name)
-        if name not in redo and storage.is_complete(folder, key):
+        storage.recover(folder)
+        if name in redo:
+            for kept in STAGES[name].keeps:
+                storage.discard(context.outdir / kept)
+        elif storage.is_complete(folder, key):
             print(f"{name}: unchanged", flush=True)
             continue
         began = time.monotonic()
         try:
             STAGES[name].run(context, folder, key)
-        except storage.InputError as error:
+        except InputError as error:
             left_out[name] = str(error)
             print(f"{name}: left out", flush=True)
             continue
         print(f"{name}: done in {storage.duration(time.monotonic() - began)}", flush=True)
-    if left_out:
-        raise storage.InputError("; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    return left_out
 
 
-def write_report(context: Context) -> Path:
-    """Figures, `summary.json` and `report.html`, from the arrays of all stages that are up to date."""
-    summary, sections = {"facts": context.facts}, [section_training(context)]
-    for name in SECTIONS:
-        folder, stage = context.outdir / name, STAGES[name]
-        if not storage.is_complete(folder, stage_key(context, name)):
-            continue
-        summary[name] = storage.read_json(folder / "summary.json")
-        with np.load(folder / "arrays.npz") as arrays:
-            sections.append(stage.section(context, dict(arrays), summary[name]))
-    storage.write_json(context.outdir / "summary.json", summary)
-    path = context.outdir / "report.html"
-    report.write(
-        path,
-        title="What the denoiser knows",
-        sections=[s for s in sections if s],
-        facts=context.facts,
-        subtitle=f"A blind denoiser and its representation, on {context.facts['images']}",
-    )
-    return path
+def write_report(context: Context, left_out: Mapping[str, str] | None = None) -> Path:
+    """The report on all stages that are up to date, and on why some were left out; returns its path."""
+    keys = {name: stage_key(context, name) for name in STAGES if (context.outdir / name).exists()}
+    made = {name: (STAGES[name], key) for name, key in keys.items() if storage.is_complete(context.outdir / name, key)}
+    return reporting.write_report(context, made, left_out or {})
 
 
 def analyse(
@@ -231,61 +246,46 @@ def analyse(
     """The analysis of any denoiser: what analyze.py does for a checkpoint.
 
     Args:
-      denoiser: its functions (see `denoiser.Denoiser`); one of its blocks is named "mid".
+      denoiser: its functions (see `denoiser.Denoiser`).
       untrained: the control beside every number: the same architecture with random parameters, or random features.
       images: the images to analyse; see `data.open_images`.
       outdir: where everything goes. Stages that are there and were made with the same name, images and settings are kept.
-      settings: every setting of `configs/default.py`, section analysis, as an attribute.
+      settings: `configs/default.py`'s section analysis, with other values where wanted.
       name: names the denoiser, in the report and for what is kept: change it when the denoiser changes.
       training_images: what it was trained on, where copies of them are to be looked for.
       only: the stages to run, with those that they need; None is all.
 
     Returns:
       The path of the report.
+
+    Raises:
+      InputError: settings, images or functions that cannot be analysed; or stages that could not be made, as the report says too.
     """
 
     def training() -> ImageSet:
         if training_images is None:
-            raise storage.InputError("none were given")
+            raise InputError("none were given")
         return training_images
 
+    images, settings = checking.usable_images(images, checking.usable_settings(settings))
+    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained")):
+        checking.check_denoiser(functions, images.images.shape[1:], what)
     context = Context(
         denoiser=denoiser,
         untrained=lambda: untrained,
         images=images,
         training_images=training,
-        training_identity=training_images.fingerprint if training_images else "",
         settings=settings,
         identity=name,
         facts={"denoiser": name, "images": f"{len(images.images):,} images of {images.provenance['source']}"},
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
     )
-    context.outdir.mkdir(parents=True, exist_ok=True)
-    with storage.lock(context.outdir / ".lock", wait=False):
-        run_stages(context, only, [])
-        return write_report(context)
+    if left_out := run_and_report(context, only, []):
+        raise InputError(in_one_line(left_out))
+    return context.outdir / "report.html"
 
 
-def section_training(context: Context) -> Any:
-    """The run's own curves, where the checkpoint lies in a run."""
-    log = context.training_log
-    if not log.exists():
-        return None
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    losses, evaluations = [x for x in lines if "loss" in x], [x for x in lines if "psnr" in x]
-    if not losses or not evaluations:
-        return None
-    figure = figures.training_curves(
-        np.array([x["images"] for x in losses]),
-        np.array([x["loss"] for x in losses]),
-        np.array([x["images"] for x in evaluations]),
-        np.array([x["psnr"] for x in evaluations]),
-        np.array(evaluations[0]["sigma"]),
-    )
-    return report.Section(
-        "Training",
-        [],
-        [],
-        [picture(context, figure, "training", "Training loss, and PSNR on fixed validation images.")],
-    )
+def in_one_line(left_out: Mapping[str, str]) -> str:
+    """What was left out, and why."""
+    return "; ".join(f"{name}: {why}" for name, why in left_out.items())

@@ -169,7 +169,7 @@ def nearest_training(context: Context, arrays: Arrays, good: np.ndarray) -> dict
         if space == "phi":
             searched = phi_to(context.outdir / "training_phi", context, rows, "phi of training images")
         for name, images in queries.items():
-            asked = images if space == "pixels" else phi_of(context, images)
+            asked = images if space == "pixels" else phi_of(context, images, numbered_from=len(rows))
             found = neighbours.nearest(asked, searched, 1, metric="euclidean")
             arrays[f"{space}/{name}/distance"] = found.distance[:, 0]
             summary.setdefault(space, {})[name] = quartiles_of(found.distance[:, 0])

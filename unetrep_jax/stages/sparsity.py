@@ -7,7 +7,8 @@ import numpy as np
 
 from unetrep_jax import figures, measures, report, representation
 from unetrep_jax.stages.context import NETWORKS, Arrays, Context, averages, layout_of, picture, write_stage
-from unetrep_jax.stages.wording import quartiles_of, quartiles_text
+from unetrep_jax.stages.verdicts import part
+from unetrep_jax.stages.wording import number, quartiles_of, quartiles_text, unknown
 
 
 def run_representations(context: Context, folder: Path, key: str) -> None:
@@ -52,7 +53,7 @@ def run_sparsity(context: Context, folder: Path, key: str) -> None:
         at_level = values[:, context.working]
         summary[f"{name}_images"] = len(at_level)
         summary[name] = {block: quartiles_of(at_level[:, k]) for k, block in enumerate(columns.columns)}
-    summary["effective_channels_of_phi"] = summary["trained"]["mid"]["median"] * (end - first)
+    summary["effective_channels_of_phi"] = {name: summary[name]["mid"]["median"] * (end - first) for name in arrays}
     write_stage(folder, key, arrays, summary)
 
 
@@ -83,6 +84,9 @@ def section_sparsity(context: Context, arrays: Arrays, summary: dict) -> Any:
     histograms = figures.participation_ratio_histograms(
         ends("trained"), ends("untrained"), levels_text=f"{level}, {summary['trained_images']:,} images"
     )
+    effective = {
+        name: number(summary["effective_channels_of_phi"][name], 0) or "an unknown number of" for name in NETWORKS
+    }
     rows = [
         (
             block,
@@ -102,9 +106,9 @@ def section_sparsity(context: Context, arrays: Arrays, summary: dict) -> Any:
     return report.Section(
         "Sparsity: participation ratio",
         [
-            f"The participation ratio is the fraction of a block's channels that carry its channel averages: phi has "
-            f"{summary['effective_channels_of_phi']:.0f} effective channels here. The published network's ratio rises through the "
-            "encoders and falls in the middle block and the decoders."
+            "The participation ratio is the fraction of a block's channels that carry its channel averages: phi has "
+            f"{effective['trained']} effective channels here, that of the untrained network {effective['untrained']}. The "
+            "published network's ratio rises through the encoders and falls in the middle block and the decoders."
         ],
         [
             report.Table(
@@ -151,7 +155,7 @@ def sparsity_claims(inputs: dict[str, str], summary: dict) -> list[report.Claim]
             published,
             medians_text(summary["trained"], blocks),
             f"{medians_text(summary['untrained'], blocks)} (untrained)",
-            report.verdict(tuple(ordered(summary[name], blocks, order) for name in ("trained", "untrained"))),
+            report.verdict(part(*(ordered(summary[name], blocks, order) for name in NETWORKS))),
         )
         for (claim, published), (blocks, order) in chains.items()
         if blocks
@@ -159,11 +163,13 @@ def sparsity_claims(inputs: dict[str, str], summary: dict) -> list[report.Claim]
 
 
 def medians_text(ratios: dict, chains: list[list[str]]) -> str:
-    """Medians block by block, as 0.40 → 0.63."""
-    return ", ".join(" → ".join(f"{ratios[block]['median']:.2f}" for block in chain) for chain in chains)
+    """Medians block by block, as 0.40 → 0.63; a dash where all images are zero."""
+    return ", ".join(" → ".join(number(ratios[block]["median"]) or "–" for block in chain) for chain in chains)
 
 
-def ordered(ratios: dict, chains: list[list[str]], order: Any) -> bool:
-    """Whether the medians of each chain of blocks follow the order."""
+def ordered(ratios: dict, chains: list[list[str]], order: Any) -> bool | None:
+    """Whether the medians of each chain of blocks follow the order; None where one is missing."""
     medians = [[ratios[block]["median"] for block in chain] for chain in chains]
+    if any(unknown(median) for chain in medians for median in chain):
+        return None
     return all(order(chain[:-1], chain[1:]).all() for chain in medians)

@@ -9,7 +9,10 @@ import numpy as np
 from unetrep_jax import denoiser, devices, figures, report, representation, selectivity, storage
 from unetrep_jax.figures import selectivity as drawing
 from unetrep_jax.stages.context import Arrays, Context, phi, picture, spread, write_stage
-from unetrep_jax.stages.selecting import GROUPS, POPULATIONS, number, populations, verdict
+from unetrep_jax.stages.selecting import GROUPS, populations
+from unetrep_jax.stages.selectivity_section import POPULATIONS
+from unetrep_jax.stages.verdicts import part
+from unetrep_jax.stages.wording import number, percent
 from unetrep_jax.storage import InputError
 
 RANDOM_SETS = 1000
@@ -24,15 +27,20 @@ def run_top_images(context: Context, folder: Path, key: str) -> None:
         chosen = dict(saved)
     everyone = populations(context)
     arrays: Arrays = {}
+    enough = {}
     for name, values_at in everyone.items():
+        values = values_at(context.working)
         # One more than is shown: an image is left out of the top images of its own channels.
-        top = selectivity.top_images(values_at(context.working), settings.top_images_per_channel + 1)
+        top = selectivity.top_images(values, settings.top_images_per_channel + 1)
         arrays[f"top/{name}"] = top if name == "trained" else subset[top]
+        enough[name] = (values != 0).sum(0) > settings.top_images_per_channel
     groups = {
         name: {group: chosen[f"{'untrained' if name == 'untrained' else 'channels'}/{group}"] for group in GROUPS}
         for name in everyone
     }
-    arrays |= {f"members/{name}/{group}": mask for name, masks in groups.items() for group, mask in masks.items()}
+    # Of channels that fewer images excite, the last top images are those of value 0 that come first: of the first class, mostly.
+    members = {name: {group: mask & enough[name] for group, mask in masks.items()} for name, masks in groups.items()}
+    arrays |= {f"members/{name}/{group}": mask for name, masks in members.items() for group, mask in masks.items()}
     values = phi(context, "representations", context.working)
     above = (values > chosen["channels/threshold"]).sum(0)
     arrays |= {"above_threshold": above, "selectivity": chosen["channels/selectivity"]}
@@ -43,7 +51,7 @@ def run_top_images(context: Context, folder: Path, key: str) -> None:
         "draws": settings.draws,
         "images_per_channel": settings.top_images_per_channel,
         "random_sets": RANDOM_SETS,
-        "likeness": how_alike(context, groups, arrays),
+        "likeness": how_alike(context, members, arrays),
         "images": {name: len(values) if name == "trained" else len(subset) for name in everyone},
         "shown": {group: len(arrays[f"shown/{group}"]) for group in GROUPS},
     }
@@ -51,6 +59,10 @@ def run_top_images(context: Context, folder: Path, key: str) -> None:
         name: {
             group: different(arrays[f"top/{name}"][mask, :-1], summary["images"][name]) for group, mask in masks.items()
         }
+        for name, masks in members.items()
+    }
+    summary["excited_by_few"] = {
+        name: {group: int((mask & ~enough[name]).sum()) for group, mask in masks.items()}
         for name, masks in groups.items()
     }
     write_stage(folder, key, arrays, summary)
@@ -112,8 +124,8 @@ def activation_maps(context: Context, rows: np.ndarray) -> np.ndarray:
         min(settings.batch_size, len(rows)),
     )
     constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
-    parts = [rows[first : first + settings.batch_size] for first in range(0, len(rows), settings.batch_size)]
-    return np.concatenate([step(constants, (np.asarray(images[part]), part.astype(np.int32))) for part in parts])
+    batches = [rows[first : first + settings.batch_size] for first in range(0, len(rows), settings.batch_size)]
+    return np.concatenate([step(constants, (np.asarray(images[some]), some.astype(np.int32))) for some in batches])
 
 
 def how_alike(context: Context, groups: dict, arrays: Arrays) -> dict:
@@ -251,15 +263,17 @@ def others_than(target: int | np.integer, top: np.ndarray, size: int) -> np.ndar
 
 def likeness_figure(arrays: Arrays, summary: dict) -> Any:
     """Every channel's likeness, by network and group."""
-    spaces = {
-        space: {
-            f"{POPULATIONS[name]}, {group}": arrays[f"z/{space}/{name}"][arrays[f"members/{name}/{group}"]]
-            for name in by_network
-            for group in GROUPS
-        }
-        for space, by_network in summary["likeness"].items()
-    }
-    return drawing.likeness_histograms(spaces, {space: float(arrays[f"limit/{space}/trained"][0]) for space in spaces})
+    rows = {f"{POPULATIONS[name]}, {group}": (name, group) for name in summary["images"] for group in GROUPS}
+
+    def values(space, name, group):
+        return arrays[f"z/{space}/{name}"][arrays[f"members/{name}/{group}"]]
+
+    spaces = list(summary["likeness"])
+    return drawing.likeness_histograms(
+        {space: {row: values(space, *of) for row, of in rows.items()} for space in spaces},
+        {space: {row: summary["likeness"][space][n][g]["z"] for row, (n, g) in rows.items()} for space in spaces},
+        {space: float(arrays[f"limit/{space}/trained"][0]) for space in spaces},
+    )
 
 
 def likeness_table(summary: dict) -> report.Table:
@@ -269,6 +283,7 @@ def likeness_table(summary: dict) -> report.Table:
         for group in GROUPS:
             cells: list = [f"{POPULATIONS[name]}, {group}", f"{images:,}"]
             cells.append(f"{summary['likeness']['pixels'][name][group]['channels']}")
+            cells.append(f"{summary['excited_by_few'][name][group]}")
             cells.append("{images:,} ({by_chance:,.0f})".format(**summary["different"][name][group]))
             for space in summary["likeness"]:
                 found = summary["likeness"][space][name][group]
@@ -280,8 +295,9 @@ def likeness_table(summary: dict) -> report.Table:
         f"How alike the top {summary['images_per_channel']} images of a channel are: median over the group's channels of "
         "(likeness − mean of random sets) / their deviation, and the share of channels beyond the 95th percentile of random sets "
         f"(5 % by chance){labels}. Different: images in the top sets of all the group's channels together, beside what as many "
-        "random sets would hold; channels that share their top images count as often as there are channels.",
-        ("network, channels", "images", "channels", "different (by chance)", *columns),
+        "random sets would hold; channels that share their top images count as often as there are channels. Left out: channels "
+        f"that no more than {summary['images_per_channel']} images excite at all, whose other top images would be any.",
+        ("network, channels", "images", "channels", "left out", "different (by chance)", *columns),
         rows,
     )
 
@@ -303,18 +319,12 @@ def likeness_claim(summary: dict) -> Any:
         None,
         f"channels whose top images are more alike than 95 % of random sets: {words('trained')}{on_fewer}",
         f"5 % by chance; untrained network, {summary['images']['untrained']:,} images: {words('untrained')}",
-        verdict(*(exceeds(*pair) for pair in zip(shares[same], shares["untrained"], strict=True))),
+        report.verdict(*(part(*map(exceeds, both)) for both in zip(shares[same], shares["untrained"], strict=True))),
     )
 
 
-def exceeds(found: dict, null: dict) -> bool | None:
-    """Whether more channels are beyond than by chance, by three standard errors, and more than in the untrained network."""
+def exceeds(found: dict) -> bool | None:
+    """Whether more channels are beyond than by chance, by three standard errors."""
     if found["beyond"] is None:
         return None
-    by_chance = 0.05 + 3 * np.sqrt(0.05 * 0.95 / found["channels"])
-    return bool(found["beyond"] > max(by_chance, null["beyond"] or 0))
-
-
-def percent(share: float | None) -> str | None:
-    """As printed; None where there is none."""
-    return None if share is None else f"{100 * share:.0f} %"
+    return bool(found["beyond"] > 0.05 + 3 * np.sqrt(0.05 * 0.95 / found["channels"]))

@@ -60,3 +60,13 @@ def with_range(value: float, ends: Sequence[float], decimals: int | None) -> str
     low, high = (number(end, decimals) for end in ends)
     dash = " to " if decimals is None or low.startswith("-") or high.startswith("-") else "–"
     return f"{number(value, decimals)} ({low}{dash}{high})"
+
+
+def share_text(estimate: Mapping[str, Any] | None, decimals: int = 2) -> str | None:
+    """A share of 1 and its interval as percentages: 12.31 % (11.92–12.70); None if unknown."""
+    if not estimate or any(unknown(estimate[name]) for name in ("value", "low", "high")):
+        return None
+    value, ends = with_range(100 * estimate["value"], (100 * estimate["low"], 100 * estimate["high"]), decimals).split(
+        " ", 1
+    )
+    return f"{value} % {ends}"

@@ -1,0 +1,129 @@
+"""The report on all stages: sections are drawn once and kept, until their arrays, the settings or the drawing code change."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetrep_jax import figures, report, storage
+from unetrep_jax.stages.context import Context, Stage, picture
+
+PACKAGE = Path(__file__).parents[1]
+# The order of the paper's figures, where there is one.
+SECTIONS = (
+    "architecture", "denoising", "sparsity", "robustness", "samples", "reconstructions", "selectivity", "top_images", "subspaces",
+    "neighbours", "clusters", "probe", "embedding", "location",
+)  # fmt: skip
+
+
+def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_out: Mapping[str, str]) -> Path:
+    """Figures, `summary.json` and `report.html`, from the arrays of all stages that are up to date; returns the page's path.
+
+    Args:
+      context: settings, facts and the folder of the analysis.
+      made: stage -> itself and the key of its files, of those that are up to date.
+      left_out: stage -> why it could not be made.
+    """
+    summary: dict[str, Any] = {"facts": context.facts, "left_out": dict(left_out), "claims": []}
+    sections = [section_training(context)]
+    for name in (name for name in SECTIONS if name in made):
+        summary[name] = storage.read_json(context.outdir / name / "summary.json")
+        section = drawn(context, name, *made[name], summary[name])
+        sections.append(section)
+        summary["claims"] += [{"section": name, **claim._asdict()} for claim in section.claims if section]
+    if left_out:
+        reasons = [f"**{name}**: {why}" for name, why in left_out.items()]
+        sections.append(report.Section("Left out", ["These stages could not be made.", *reasons]))
+    shown = [section for section in sections if section]
+    storage.write_json(context.outdir / "summary.json", summary)
+    path = context.outdir / "report.html"
+    report.write(
+        path,
+        title="What the denoiser knows",
+        sections=shown,
+        facts=context.facts,
+        subtitle=f"A blind denoiser and its representation, on {context.facts['images']}",
+    )
+    forget_figures(context.outdir, {picture.path.stem for section in shown for picture in section.figures})
+    return path
+
+
+def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: dict) -> report.Section:
+    """A stage's section, with the settings that it depends on; drawn anew only where something that it shows has changed."""
+    key = storage.fingerprint(stage_key, str(context.settings), drawing_code())
+    kept = context.outdir / name / "section.json"
+    try:
+        saved = storage.read_json(kept)
+        if saved["key"] == key and all(
+            (context.outdir / file).with_suffix(kind).exists()
+            for file, *_ in saved["section"]["figures"]
+            for kind in (".png", ".pdf")
+        ):
+            return section_from(saved["section"], context.outdir)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    with np.load(context.outdir / name / "arrays.npz") as arrays:
+        section = stage.section(context, dict(arrays), summary)
+    if stage.settings:
+        values = ", ".join(f"{key} = {getattr(context.settings, key)}" for key in stage.settings)
+        section = section._replace(text=[*section.text, f"Settings: `{values}`."])
+    figures_inside = [(str(p.path.relative_to(context.outdir)), p.caption, p.alt) for p in section.figures]
+    storage.write_json(kept, {"key": key, "section": section._asdict() | {"figures": figures_inside}})
+    return section
+
+
+def section_from(saved: Mapping[str, Any], outdir: Path) -> report.Section:
+    """What `drawn` kept, as a section."""
+    return report.Section(
+        saved["title"],
+        saved["text"],
+        [report.Table(*table) for table in saved["tables"]],
+        [report.Picture(outdir / path, caption, alt) for path, caption, alt in saved["figures"]],
+        [report.Claim(*claim) for claim in saved["claims"]],
+    )
+
+
+@functools.cache
+def drawing_code() -> str:
+    """Names the code that draws sections, and the library that it draws with."""
+    files = [*PACKAGE.glob("figures/*.py"), *PACKAGE.glob("stages/*.py"), PACKAGE / "report.py"]
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+    return f"{content} {importlib.metadata.version('matplotlib')}"
+
+
+def forget_figures(outdir: Path, shown: set[str]) -> None:
+    """Removes the figures that an earlier report drew and this one does not show; no other files."""
+    record = outdir / ".figures.json"
+    try:
+        before = set(storage.read_json(record))
+    except (OSError, ValueError):
+        before = set()
+    storage.write_json(record, sorted(shown))
+    for name in before - shown:
+        for kind in ("png", "pdf"):
+            (outdir / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def section_training(context: Context) -> report.Section | None:
+    """The run's own curves, where the checkpoint lies in a run."""
+    log = context.training_log
+    if not log.exists():
+        return None
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    losses, evaluations = [x for x in lines if "loss" in x], [x for x in lines if "psnr" in x]
+    if not losses or not evaluations:
+        return None
+    figure = figures.training_curves(
+        np.array([x["images"] for x in losses]),
+        np.array([x["loss"] for x in losses]),
+        np.array([x["images"] for x in evaluations]),
+        np.array([x["psnr"] for x in evaluations]),
+        np.array(evaluations[0]["sigma"]),
+    )
+    shown = picture(context, figure, "training", "Training loss, and PSNR on fixed validation images.")
+    return report.Section("Training", figures=[shown])
