@@ -15,8 +15,8 @@ demo: $(INSTALLED)
 	$(BIN)/python analyze.py --ckpt runs/demo
 
 test: $(INSTALLED)
-	@# A worker for each core, four at most; a file's tests stay together, for they share what is slow to make.
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@# A worker for each core, four at most; a file's tests stay together, for they share what is slow to make; slow files first.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -5,10 +5,10 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Most of the time goes into compiling small programs, so they are compiled fast rather than well. Scripts that tests start are
-# compiled as users' are.
-FAST = "--xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
+# Most of the time goes into compiling small programs, so they are compiled fast rather than well.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+SLOW = ("test_scripts_analysis", "test_scripts_resume", "test_scripts", "test_stages", "test_models", "test_sampling")
 
 import jax  # noqa: E402 (after the settings that it reads)
 from jaxtyping import install_import_hook  # noqa: E402
@@ -25,3 +25,10 @@ _hook = install_import_hook("unetrep_jax", "beartype.beartype")
 from unetrep_jax import devices  # noqa: E402 (after the hook, so that it is checked too)
 
 devices.start(cpu_devices=2)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no worker begins one when the others are done."""
+    items.sort(
+        key=lambda item: next((n for n, start in enumerate(SLOW) if item.path.name.startswith(start)), len(SLOW))
+    )

@@ -132,12 +132,11 @@ class Place:
         self.settings = {"data.source": "npy", **arrays, **elsewhere, **NETWORK, **TRAINING}
 
     def environment(self, learn: bool) -> dict[str, str]:
-        """Compiling takes longer than all the rest, so all processes share compiled programs.
+        """Compiling takes longer than all the rest, so all processes share compiled programs, compiled fast (see conftest).
 
         Only those that nothing interrupts may add to them (`learn`), for JAX does not write them atomically.
         """
         return os.environ | {
-            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace("--xla_backend_optimization_level=0", ""),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1" if learn else "1e9",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

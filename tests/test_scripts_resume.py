@@ -82,10 +82,10 @@ MOMENTS = {
     "as the oldest goes": Moment(KILL, "os.rename", r"last/\.4\.removing"),
     "while it goes": Moment(KILL, "shutil.rmtree", r"last/\.\d+\.removing"),
     "after one that is best": Moment(KILL, "os.rename", r"best/18$"),
-    "before a milestone gets its name": Moment(KILL, "os.rename", r"milestones/20$"),
-    "after a milestone, before the next checkpoint": Moment(KILL, "os.mkdir", r"last/\.20\.writing"),
     "while the log is cut to the checkpoint": Moment(KILL, "os.rename", r"metrics\.jsonl$"),
     "as a best one begins": Moment(KILL, "os.mkdir", r"best/\.36\.writing"),
+    "before a milestone gets its name": Moment(KILL, "os.rename", r"milestones/40$"),
+    "after it": Moment(KILL, "os.mkdir", r"last/\.40\.writing"),
     "at the very end": Moment(KILL, "os.rename", r"last/40$"),
 }
 

@@ -147,7 +147,7 @@ def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context,
     np.testing.assert_allclose(arrays["schedule/correlation"], flat, rtol=1e-5)
     ssim = structural_similarity(images[0], targets[0], data_range=1.0, channel_axis=-1, win_size=7)
     np.testing.assert_allclose(arrays["schedule/ssim"][0], ssim)
-    phi = stages.context.phi_of(context, images)
+    phi = stages.context.phi_of(context, images, numbered_from=len(context.images.images))
     everyone = stages.context.phi(context, "representations", context.working)
     rows = np.repeat(reconstructing.target_rows(context), 2)
     expected = (phi * everyone[rows]).sum(1) / np.linalg.norm(phi, axis=1) / np.linalg.norm(everyone[rows], axis=1)

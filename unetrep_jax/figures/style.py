@@ -67,6 +67,7 @@ def save(figure: Figure, folder: Path | str, name: str) -> Path:
     for kind, metadata in unsigned.items():
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once for both: half of the time of drawing
         storage.write_atomically(Path(folder) / f"{name}.{kind}", content.getvalue())
     return Path(folder) / f"{name}.png"
 

@@ -1,4 +1,4 @@
-"""The report on all stages: sections are drawn once and kept, until their arrays, the settings or the drawing code change."""
+"""The report on all stages: sections are drawn once and kept, until their arrays or the drawing code change."""
 
 import functools
 import hashlib
@@ -55,7 +55,7 @@ def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_o
 
 def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: dict) -> report.Section:
     """A stage's section, with the settings that it depends on; drawn anew only where something that it shows has changed."""
-    key = storage.fingerprint(stage_key, str(context.settings), drawing_code())
+    key = storage.fingerprint(stage_key, drawing_code())
     kept = context.outdir / name / "section.json"
     try:
         saved = storage.read_json(kept)
