@@ -44,8 +44,8 @@ def get_config():
     config.analysis.neighbour_targets = 4
     config.analysis.probe_images = 256
     config.analysis.embedding_pairs = 0
-    config.analysis.location_images = 16
-    config.analysis.location_composites = 120
+    config.analysis.location_images = 8
+    config.analysis.location_composites = 60
     config.analysis.samples = 8
     config.analysis.copy_images = 1000
     config.analysis.sample_sigma_0 = 0.5
