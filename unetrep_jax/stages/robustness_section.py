@@ -215,7 +215,7 @@ def ranking_words(numbers: dict) -> str:
     words = []
     for name, version in VERSIONS.items():
         first, mid = numbers["most_stable"][name], estimate_text(turn(numbers["blocks"]["mid"][name]), None)
-        lead = f"{first['block']} leads by {estimate_text(first['difference'])}" if first else "no ranking"
+        lead = f"{first['block']} leads by {estimate_text(first['difference'], None)}" if first else "no ranking"
         words.append(f"{version}: {lead}, mid turns by {mid or '–'}")
     return "; ".join(words)
 
