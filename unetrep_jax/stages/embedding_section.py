@@ -84,7 +84,8 @@ def agreement(arrays: Arrays) -> Any:
 
 def ratio_text(row: Mapping[str, Any]) -> str:
     """B / A as it is printed."""
-    return number(row["ratio"]["value"], 1) or "–"
+    ratio = row["ratio"]["value"]
+    return number(ratio, 1 if unknown(ratio) or ratio < 100 else 0) or "–"
 
 
 def narrow(features: Mapping[str, Any]) -> list[tuple]:
@@ -279,6 +280,7 @@ def pairs_shown(context: Context, arrays: Arrays, good: np.ndarray) -> Any:
     """Eight pairs with their distances."""
     places = np.flatnonzero(good)[spread(int(good.sum()), 8)]
     images = context.images.images[arrays["pairs"][places]]
-    squares = [f"‖Δphi‖² {number(arrays['squares/phi'][place], None)}" for place in places]
-    distances = [f"d² {number(arrays['distance'][place], None)}" for place in places]
-    return figures.image_rows([images[:, 0], images[:, 1]], ["near → far", ""], None, [squares, distances])
+    squares = [number(arrays["squares/phi"][place], None) for place in places]
+    distances = [number(arrays["distance"][place], None) for place in places]
+    notes = ["below: ‖Δphi‖²", "below: d²"]
+    return figures.image_rows([images[:, 0], images[:, 1]], ["near → far", ""], notes, [squares, distances])
