@@ -17,7 +17,7 @@ Stages, each cached by its settings, the checkpoint and the images:
   probe            a linear classifier of labels on phi
   embedding        distances in phi against distances between densities (equations 3, 4)
   location         what shifts change, and how well phi tells a place
-Then the figures, `summary.json` and `report.html` are written anew from the saved arrays.
+Then `summary.json` and `report.html` are written from the saved arrays; figures are drawn where something has changed.
 Settings are changed by --config.analysis.key=value, --config.data.key=value, --config.devices.key=value.
 """
 

@@ -54,8 +54,8 @@ class Run(NamedTuple):
     @property
     def milestones(self) -> set[int]:
         """Steps whose parameters are kept for good: the last one, half of it, a quarter, ..."""
-        halvings = range(self.config.checkpoint.milestones)
-        return {self.total_steps >> halving for halving in halvings} - {0}
+        halvings = range(min(self.config.checkpoint.milestones, self.total_steps.bit_length()))
+        return {self.total_steps >> halving for halving in halvings}
 
 
 class DivergedError(Exception):

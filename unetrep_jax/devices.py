@@ -33,13 +33,15 @@ def start(
 
     Args:
       distributed: several processes make one run (`jax.distributed`). On TPU VMs nothing else is needed.
-      cpu_devices: virtual devices that the CPU is split into; other platforms ignore it.
+      cpu_devices: virtual devices that the CPU is split into; 1 or more; other platforms ignore it.
       precision: of float32 products on GPUs and TPUs: "default" (fast: TF32, bfloat16 passes) or "highest" (true float32).
       coordinator, processes, process: address "host:port" of process 0, number of processes, and this one's number, where the
         platform does not tell (a cluster of GPUs or CPUs).
     """
     if precision not in ("default", "highest"):
         raise InputError(f"devices.precision {precision!r} is unknown. Known: default, highest.")
+    if cpu_devices < 1:
+        raise InputError(f"devices.cpu_devices must be 1 or more; got {cpu_devices}.")
     jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others

@@ -60,6 +60,8 @@ NOISE_LABEL = "noise level σ (in units of 1/255)"
 def save(figure: Figure, folder: Path | str, name: str) -> Path:
     """Writes `<folder>/<name>.png` (200 dpi) and `<folder>/<name>.pdf`, atomically; equal figures give equal bytes.
 
+    The layout stays as it was found for the first of the two.
+
     Returns:
       The path of the PNG.
     """
@@ -67,7 +69,7 @@ def save(figure: Figure, folder: Path | str, name: str) -> Path:
     for kind, metadata in unsigned.items():
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
-        figure.set_layout_engine("none")  # laid out once for both: half of the time of drawing
+        figure.set_layout_engine("none")  # laid out once for both
         storage.write_atomically(Path(folder) / f"{name}.{kind}", content.getvalue())
     return Path(folder) / f"{name}.png"
 

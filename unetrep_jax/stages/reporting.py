@@ -35,7 +35,7 @@ def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_o
         summary[name] = storage.read_json(context.outdir / name / "summary.json")
         section = drawn(context, name, *made[name], summary[name])
         sections.append(section)
-        summary["claims"] += [{"section": name, **claim._asdict()} for claim in section.claims if section]
+        summary["claims"] += [{"section": name, **claim._asdict()} for claim in section.claims]
     if left_out:
         reasons = [f"**{name}**: {why}" for name, why in left_out.items()]
         sections.append(report.Section("Left out", ["These stages could not be made.", *reasons]))
