@@ -121,6 +121,9 @@ CASES = {
     "nothing to start from": changed("{shelf}/gone", "no folder", train__start_from="{shelf}/gone"),
     "another network to start from": changed("train.start_from", "model", train__start_from="{run}", model__mid_depth=2),
     "no checkpoint given": analyze(says=("--ckpt is missing",)),
+    "no devices": analyze(
+        "--ckpt", "{shelf}/gone", "--config.devices.cpu_devices=0", says=("devices.cpu_devices must be 1 or more; got 0",)
+    ),
     "missing checkpoint": analyze("--ckpt", "{shelf}/gone", says=("{shelf}/gone is no folder", "train.py")),
     "file for a checkpoint": analyze("--ckpt", "{shelf}/file", says=("{shelf}/file is no folder",)),
     "folder that is no run": analyze("--ckpt", "{shelf}/no_images", says=("is no run of unetrep_jax",)),
