@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
         {
             "cpu_devices": 2,  # virtual devices where there is only a CPU; 2 use its cores better than 1
             "precision": "default",  # of float32 products on GPUs, TPUs: default (TF32, bfloat16 passes) | highest (true float32)
+            "compilation_cache": "~/.cache/unetrep_jax/compiled",  # where compiled programs are kept for the next start; empty = nowhere
             "distributed": False,  # several processes make one run: a TPU pod, a cluster
             "coordinator": "",  # "host:port" of process 0, where the platform does not tell
             "processes": 0,  # number of processes, with coordinator
@@ -185,6 +186,7 @@ def get_config() -> ConfigDict:
             "adaptive_beta": 0.3,  # share of the removed noise that is not put back; the paper: 0.01
             "adaptive_max_steps": 100,  # score steps
             "reconstruction_batch": 8,  # reconstructions at once, over the devices of one process
+            "figure_formats": ("png", "pdf"),  # of figures' files: png, which the report shows, and pdf, svg or none
             "seed": 42,
         }
     )

@@ -105,6 +105,7 @@ ANALYSIS = {
     "analysis.target_draws": 2,
     "analysis.matching_steps": 4,
     "analysis.reconstruction_batch": 2,
+    "analysis.figure_formats": "('png',)",
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import chex
 import jax
@@ -52,6 +53,49 @@ def test_a_map_compiles_once_for_full_and_partial_batches():
     mapped = devices.parallel_map(chex.assert_max_traces(n=1)(lambda c, x: x + c), 4)
     for rows in (4, 1, 3):
         assert len(mapped(np.float32(1), np.zeros((rows, 2), np.float32))) == rows
+
+
+def test_a_map_compiles_again_for_other_shapes():
+    mapped = devices.parallel_map(lambda c, x: x + c.sum(), 4)
+    for size in (1, 2):
+        x, c = np.ones((3, size), np.float32), np.ones(size, np.float32)
+        np.testing.assert_array_equal(mapped(c, x), x + size)
+
+
+def test_maps_that_close_over_arrays_of_one_shape_share_their_program():
+    events, programs = [], []
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.monitoring.register_event_listener(listener := lambda event, **_: events.append(event))
+    try:
+        for weight in np.float32([[[1, 2]], [[3, 5]]]):
+            key = jax.random.key(int(weight[0, 0]))
+            mapped = devices.parallel_map(lambda c, x, w=jnp.array(weight), k=key: x * w + jax.random.bits(k) * c, 2)
+            expected = np.float32(jax.random.bits(key)) + weight
+            np.testing.assert_allclose(mapped(np.float32(1), np.ones((1, 2), np.float32)), expected, rtol=1e-6)
+            programs.append(events.count("/jax/compilation_cache/cache_misses"))
+            events.clear()
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+        jax.monitoring.unregister_event_listener(listener)
+    assert programs[0] > 0 and programs[1] == 0
+
+
+def test_compiled_programs_are_kept_and_a_folder_that_cannot_be_made_is_named(tmp_path, capsys, monkeypatch):
+    names = ("dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
+    names = [f"jax_compilation_cache_{n}" if n == "dir" else f"jax_{n}" for n in names]
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    try:
+        (tmp_path / "file").touch()
+        devices.start(cpu_devices=2, compilation_cache=str(tmp_path / "file"))
+        assert jax.config.jax_compilation_cache_dir == before["jax_compilation_cache_dir"]
+        assert f"devices.compilation_cache: {tmp_path}/file" in capsys.readouterr().err
+        devices.start(cpu_devices=2, compilation_cache=str(tmp_path / "programs"))
+        assert Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / "programs"
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @pytest.mark.parametrize(("batch", "words"), [(7, "6 or 8"), (1, "such as 2")])

@@ -333,6 +333,12 @@ def test_save_writes_png_at_200_dpi_and_pdf_with_searchable_text_and_no_date(tmp
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf and b"Date" not in pdf
 
 
+def test_save_leaves_no_file_of_an_earlier_drawing(tmp_path):
+    for formats in (("png", "pdf", "svg"), ("png",), ("png", "svg")):
+        figures.save(figures.curves(np.arange(3.0), {"a": np.arange(3.0)}, xlabel="x", ylabel="y"), tmp_path, "a", formats)
+        assert {file.suffix[1:] for file in tmp_path.iterdir()} == set(formats)
+
+
 def test_a_users_matplotlib_settings_neither_change_figures_nor_are_changed(tmp_path):
     x, y = np.arange(3.0), np.arange(3.0)
     plain = figures.save(figures.curves(x, {"a": y}, xlabel="x", ylabel="y"), tmp_path, "plain").read_bytes()
@@ -350,7 +356,7 @@ from unetrep_jax import figures
 from unetrep_jax.figures import clusters as cluster_figures
 ratios = {"mid": (np.linspace(.2, .4, 9), np.linspace(.5, .9, 9))}
 figures.save(figures.participation_ratio_histograms(ratios, ratios, levels_text="σ = 100/255"), sys.argv[1], "a")
-figures.save(figures.cluster_grid(np.ones((1, 2, 8, 8, 3)), [1], ["n = 2"]), sys.argv[1], "b")
+figures.save(figures.cluster_grid(np.ones((1, 2, 8, 8, 3)), [1], ["n = 2"]), sys.argv[1], "b", tuple(figures.FORMATS))
 assert "matplotlib.pyplot" not in sys.modules
 """
     digests = []
@@ -359,5 +365,5 @@ assert "matplotlib.pyplot" not in sys.modules
         subprocess.run([sys.executable, "-c", script, tmp_path / seed], check=True, env=environment)
         files = sorted((tmp_path / seed).iterdir())
         digests.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
-    assert len(digests[0]) == 4
+    assert len(digests[0]) == 5
     assert digests[0] == digests[1]

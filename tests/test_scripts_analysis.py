@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 def analysed(place, tmp_path_factory) -> tuple[Path, running.Result]:
     """A copy of the finished run, analysed with labels; and what that printed."""
     run = shutil.copytree(place.finished_run, tmp_path_factory.mktemp("analysis") / "run")
-    return run, place.run(with_labels(place, run))
+    return run, place.run(with_labels(place, run, analysis__figure_formats="('png','pdf')"))
 
 
 @pytest.fixture

@@ -146,6 +146,9 @@ CASES = {
     "a schedule that rises": analyze(
         "--ckpt", "{run}", "--config.analysis.schedule_sigma_end=2.0", says=("schedule_sigma_end = 2",)
     ),
+    "figures in no known format": analyze(
+        "--ckpt", "{run}", "--config.analysis.figure_formats=('png','gif')", says=("figure_formats", "pdf, svg", "gif")
+    ),
     "no targets": analyze("--ckpt", "{run}", "--config.analysis.targets=0", says=("analysis.targets",)),
     "fewer images than none": analyze("--ckpt", "{run}", "--config.analysis.images=-3", says=("analysis.images", "-3")),
     "images from nowhere": analyze("--ckpt", "{run}", "--images", "photos", says=("'photos'", "did you mean")),

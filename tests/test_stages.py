@@ -30,6 +30,7 @@ SETTINGS = {
     "top_images_targets": 1, "neighbours": 4, "neighbour_targets": 2, "probe_sigmas": (100.0,), "probe_images": 40,
     "embedding_pairs": 4, "embedding_reconstructed_pairs": 3, "embedding_samples": 1, "embedding_draws": 1, "embedding_levels": 2,
     "embedding_sigma_end": 0.1, "embedding_updates": 2, "location_images": 4, "location_composites": 30,
+    "figure_formats": ("png",),
 }  # fmt: skip
 WEIGHTS = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
 
@@ -137,7 +138,7 @@ def test_clusters_find_the_colours_and_numbers_agree_with_the_measures(make_cont
     assert summary["classes"]["separation"]["median"] == pytest.approx(measures.quartiles(classes)[1], rel=1e-4)
     page = stages.write_report(context).read_text()
     assert "Clusters" in page
-    assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".png", ".pdf"}
+    assert {p.suffix for p in (tmp_path / "figures").iterdir()} == {".png"}
     assert json.loads((tmp_path / "summary.json").read_text())["clusters"] == summary
 
 
@@ -195,7 +196,7 @@ def test_a_stage_that_cannot_be_made_costs_no_other_and_the_report_says_why(make
 def test_sections_are_drawn_once_and_anew_when_a_figure_is_gone_or_the_code_changes(
     make_context, tmp_path, monkeypatch
 ):
-    context = make_context()
+    context = make_context(figure_formats=("png", "pdf"))
     stages.run_stages(context, ["sparsity"], [])
     page = stages.write_report(context).read_text()
     drawn = tmp_path / "figures" / "participation_ratio.png"

@@ -30,7 +30,7 @@ def swept(tmp_path_factory):
 def context_of(make_context, swept, monkeypatch):  # noqa: F811
     def make(needed=True, change=lambda context: context, saved=False, **settings):
         if not saved:  # figures are drawn all the same
-            monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / f"{name}.png")
+            monkeypatch.setattr(figures, "save", lambda figure, folder, name, formats: folder / f"{name}.png")
         context = change(make_context(**SETTINGS | settings))
         if needed:
             for folder in swept.iterdir():  # what an earlier test swept is used where it fits, by its key
@@ -86,9 +86,7 @@ def test_figures_are_saved_under_their_names(context_of, stage, names):
     context = context_of(saved=True)
     _, _, section, _ = ran(context, stage)
     assert [figure.path.stem for figure in section.figures] == names
-    assert sorted(path.name for path in (context.outdir / "figures").iterdir()) == sorted(
-        f"{name}.{kind}" for name in names for kind in ("pdf", "png")
-    )
+    assert sorted(path.name for path in (context.outdir / "figures").iterdir()) == sorted(f"{name}.png" for name in names)
 
 
 # neighbours

@@ -6,16 +6,21 @@ devices of all processes; functions inside use the axis name `AXIS` for their su
 
 import functools
 import os
+import platform
 import signal
+import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from unetrep_jax.storage import InputError
+from unetrep_jax.storage import InputError, fingerprint
 
 AXIS = "devices"
 
@@ -25,6 +30,7 @@ def start(
     distributed: bool = False,
     cpu_devices: int = 1,
     precision: str = "default",
+    compilation_cache: str = "",
     coordinator: str = "",
     processes: int = 0,
     process: int = 0,
@@ -35,6 +41,8 @@ def start(
       distributed: several processes make one run (`jax.distributed`). On TPU VMs nothing else is needed.
       cpu_devices: virtual devices that the CPU is split into; 1 or more; other platforms ignore it.
       precision: of float32 products on GPUs and TPUs: "default" (fast: TF32, bfloat16 passes) or "highest" (true float32).
+      compilation_cache: folder in which compiled programs are kept for the next process; empty keeps none. JAX's own variable
+        JAX_COMPILATION_CACHE_DIR goes before it.
       coordinator, processes, process: address "host:port" of process 0, number of processes, and this one's number, where the
         platform does not tell (a cluster of GPUs or CPUs).
     """
@@ -44,6 +52,8 @@ def start(
         raise InputError(f"devices.cpu_devices must be 1 or more; got {cpu_devices}.")
     jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _keep_programs(Path(compilation_cache).expanduser())
     # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others
     # in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So: a thread more for each device.
     os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + cpu_devices))
@@ -64,6 +74,26 @@ def start(
             f"devices.distributed: the processes did not find each other ({first}); check devices.coordinator, "
             "devices.processes and devices.process, or leave devices.distributed off on a single machine."
         ) from error
+
+
+def _keep_programs(folder: Path) -> None:
+    """Lets JAX keep what it compiles, apart for each kind of processor: a program for one may not run on another."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    kind = {line for line in lines if line.startswith(("model name", "flags", "Features"))} or {platform.platform()}
+    folder /= fingerprint(sorted(kind))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(
+            f"devices.compilation_cache: {folder} cannot be made ({error.strerror}); every start compiles anew.", file=sys.stderr
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX may have been killed in the middle of writing one, or another process may be writing it: it is compiled again.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def count() -> int:
@@ -118,6 +148,8 @@ def replicate(tree: PyTree, *, local: bool = False) -> PyTree:
     sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
     def put(leaf):
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         # A copy in numpy first: `device_put` may alias its source, and a step that donates its state would delete that too.
         leaf = np.array(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
@@ -146,10 +178,13 @@ def parallel_map(function: Callable, batch_size: int) -> Callable:
     Fewer rows than `batch_size` are padded by repeating the first row, so that one program serves every call. `batch_size` is
     rounded up to a multiple of the local devices. `constants` should have been put on the local devices by `replicate`, or they
     travel at every call. Returns host arrays.
+
+    Arrays that `function` closes over, such as a network's parameters, become arguments of the compiled program, not part of
+    it: it stays small, and networks of one shape share it (see `start`).
     """
     devices = jax.local_device_count()
     padded_size = -(-batch_size // devices) * devices
-    mapped = jax.pmap(function, in_axes=(None, 0), devices=jax.local_devices())
+    programs: dict[Any, Callable] = {}
 
     @functools.wraps(function)
     def call(constants, rows):
@@ -159,10 +194,30 @@ def parallel_map(function: Callable, batch_size: int) -> Callable:
             leaf = np.asarray(leaf)
             return np.concatenate([leaf, np.repeat(leaf[:1], padded_size - length, axis=0)])
 
-        results = mapped(constants, split(jax.tree.map(pad, rows)))
+        rows = split(jax.tree.map(pad, rows))
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), (constants, rows))
+        key = jax.tree.structure(shapes), *jax.tree.leaves(shapes)
+        if key not in programs:
+            programs[key] = _mapped(function, *shapes)
+        results = programs[key](constants, rows)
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:length], results)
 
     return call
+
+
+def _mapped(function: Callable, constants: PyTree, rows: PyTree) -> Callable:
+    """`function` over the local devices, for arguments of these shapes, with the arrays that it closes over as arguments."""
+    shard = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    traced, result = jax.make_jaxpr(function, return_shape=True)(constants, shard)
+    structure = jax.tree.structure(result)
+
+    def run(captured, constants, rows):
+        program = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, captured))
+        return structure.unflatten(program(*jax.tree.leaves((constants, rows))))
+
+    mapped = jax.pmap(run, in_axes=(None, None, 0), devices=jax.local_devices())
+    captured = replicate(traced.consts, local=True)
+    return lambda constants, rows: mapped(captured, constants, rows)
 
 
 class StopRequest:

@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure on disk; when a PDF of the same name lies beside the PNG, the page links to both.
+    """A figure on disk, a PNG; the page links to it, and to the PDF or SVG of the same name beside it.
 
     Attributes:
       path: the PNG.
@@ -194,7 +194,7 @@ def _row(cells: list[str], aligned: list[str]) -> str:
 def _figure(picture: Picture, caption: str, folder: Path) -> str:
     content, width, height = _read_png(picture.path)
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    files = [file for file in (picture.path, picture.path.with_suffix(".pdf")) if file.is_file()]
+    files = [file for kind in ("png", "pdf", "svg") if (file := picture.path.with_suffix(f".{kind}")).is_file()]
     links = " · ".join(f'<a href="{_link(file, folder)}">{file.suffix[1:].upper()}</a>' for file in files)
     shown = round(width * _SCREEN), round(height * _SCREEN)
     return (

@@ -119,7 +119,7 @@ def decode_once(
             if not is_complete(folder, key):
                 records = folder.with_name(f".{folder.name}.records")
                 _decode(collection, records, key, (image_size, image_size, image_channels), max_unreadable)
-                _assemble(collection, records, folder, key)
+                _assemble(collection, records, folder, key, max_unreadable)
     image_set = _open(folder, collection.class_names, key)
     skipped = image_set.provenance["skipped"]
     if skipped and len(skipped) > max_unreadable * collection.count:
@@ -225,15 +225,17 @@ def _require_space(size: int, folder: Path) -> None:
         )
 
 
-def _assemble(collection: Collection, records: Path, folder: Path, key: str) -> None:
+def _assemble(collection: Collection, records: Path, folder: Path, key: str, max_unreadable: float) -> None:
     """Publishes the rows that hold images, their labels and their provenance as the finished cache folder."""
     status, labels = np.load(records / "status.npy"), np.load(records / "labels.npy")
     kept = np.flatnonzero(status != SKIPPED)
+    skipped = {collection.name(i): _reason(collection, i) for i in np.flatnonzero(status == SKIPPED).tolist()}
+    reasons = [f"{name}: {reason}" for name, reason in skipped.items()]
+    if len(skipped) > max_unreadable * collection.count:  # of records that another process decoded, and bore more of
+        raise _too_many(collection, len(skipped), reasons, max_unreadable)
     if len(kept) == 0:
         raise InputError(f"{collection.where}: none of its {collection.count} images can be used.")
-    skipped = {collection.name(i): _reason(collection, i) for i in np.flatnonzero(status == SKIPPED).tolist()}
     if skipped:
-        reasons = [f"{name}: {reason}" for name, reason in skipped.items()]
         text = f"{len(skipped)} of {collection.count} images were left out ({_first(reasons)})"
         print(f"{collection.where}: {text}", file=sys.stderr)
     with replacing(folder, key) as partial:

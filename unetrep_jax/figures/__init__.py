@@ -12,9 +12,10 @@ from unetrep_jax.figures.curves import curves, denoising_curve, training_curves
 from unetrep_jax.figures.images import cluster_grid, denoising_strip, image_rows
 from unetrep_jax.figures.separation import separation_histograms, separation_scatter
 from unetrep_jax.figures.sparsity import participation_ratio_by_noise, participation_ratio_histograms
-from unetrep_jax.figures.style import save
+from unetrep_jax.figures.style import FORMATS, save
 
 __all__ = [
+    "FORMATS",
     "cluster_grid",
     "curves",
     "denoising_curve",

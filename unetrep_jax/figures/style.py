@@ -51,26 +51,41 @@ STYLE = {
     "lines.markersize": 3.2,
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text that journals accept and readers can search
+    "svg.fonttype": "path",
+    "svg.hashsalt": "unetrep_jax",  # names inside do not depend on the time
 }
 in_style = matplotlib.style.context(["default", STYLE])  # as a decorator: whatever the user's matplotlibrc says
+# Formats of files, each without what would make two writings differ: dates and versions.
+FORMATS = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+}
 NOISE_LABEL = "noise level σ (in units of 1/255)"
 
 
 @in_style
-def save(figure: Figure, folder: Path | str, name: str) -> Path:
-    """Writes `<folder>/<name>.png` (200 dpi) and `<folder>/<name>.pdf`, atomically; equal figures give equal bytes.
+def save(figure: Figure, folder: Path | str, name: str, formats: Sequence[str] = ("png", "pdf")) -> Path:
+    """Writes `<folder>/<name>.<format>`, atomically (PNG at 200 dpi); equal figures give equal bytes.
 
-    The layout stays as it was found for the first of the two.
+    The layout stays as it was found for the first. Files of this name in formats that were not asked for are removed.
+
+    Args:
+      figure: what to write.
+      folder: where to; made where it is missing.
+      name: the files' name, without its ending.
+      formats: some of `FORMATS`.
 
     Returns:
       The path of the PNG.
     """
-    unsigned = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-    for kind, metadata in unsigned.items():
+    for kind in formats:
         content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
-        figure.set_layout_engine("none")  # laid out once for both
+        figure.savefig(content, format=kind, dpi=DPI, metadata=FORMATS[kind])
+        figure.set_layout_engine(None)  # laid out once for all: what "none" leaves in its place costs a drawing more
         storage.write_atomically(Path(folder) / f"{name}.{kind}", content.getvalue())
+    for kind in set(FORMATS) - set(formats):
+        (Path(folder) / f"{name}.{kind}").unlink(missing_ok=True)
     return Path(folder) / f"{name}.png"
 
 

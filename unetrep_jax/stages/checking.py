@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unetrep_jax import representation
+from unetrep_jax import figures, representation
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser, last_layers
 from unetrep_jax.stages import embedding, reconstructing, sampled
@@ -39,6 +39,12 @@ def usable_settings(settings: Any) -> Any:
             raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
     if not settings.clusters or min(settings.clusters) < 2:
         raise InputError(f"analysis.clusters needs numbers of 2 or more; got {tuple(settings.clusters)}.")
+    formats = settings.figure_formats
+    if "png" not in formats or not set(formats) <= set(figures.FORMATS):
+        raise InputError(
+            "analysis.figure_formats needs png, which the report shows, and may name "
+            f"{', '.join(kind for kind in figures.FORMATS if kind != 'png')} beside it; got {tuple(formats)}."
+        )
     embedding.check_embedding(settings)
     sampled.check_samples(settings)
     reconstructing.check_reconstructions(settings)

@@ -189,7 +189,9 @@ def phi_to(
 
 def picture(context: Context, figure: Any, name: str, caption: str) -> Any:
     """Saves a figure and names it for the report."""
-    return report.Picture(figures.save(figure, context.outdir / "figures", name), caption, caption)
+    return report.Picture(
+        figures.save(figure, context.outdir / "figures", name, context.settings.figure_formats), caption, caption
+    )
 
 
 def reference_level(context: Context) -> int:

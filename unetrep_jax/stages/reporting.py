@@ -60,9 +60,9 @@ def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: di
     try:
         saved = storage.read_json(kept)
         if saved["key"] == key and all(
-            (context.outdir / file).with_suffix(kind).exists()
+            (context.outdir / file).with_suffix(f".{kind}").exists()
             for file, *_ in saved["section"]["figures"]
-            for kind in (".png", ".pdf")
+            for kind in context.settings.figure_formats
         ):
             return section_from(saved["section"], context.outdir)
     except (OSError, ValueError, KeyError, TypeError):
@@ -105,7 +105,7 @@ def forget_figures(outdir: Path, shown: set[str]) -> None:
         before = set()
     storage.write_json(record, sorted(shown))
     for name in before - shown:
-        for kind in ("png", "pdf"):
+        for kind in figures.FORMATS:
             (outdir / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
 
 
