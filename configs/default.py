@@ -101,7 +101,7 @@ def get_config() -> ConfigDict:
         {
             "cpu_devices": 2,  # virtual devices where there is only a CPU; 2 use its cores better than 1
             "precision": "default",  # of float32 products on GPUs, TPUs: default (TF32, bfloat16 passes) | highest (true float32)
-            "compilation_cache": "~/.cache/unetrep_jax/compiled",  # where compiled programs are kept for the next start; empty = nowhere
+            "compilation_cache": "~/.cache/unetrep_jax/compiled",  # of programs, for the next start; empty = none
             "distributed": False,  # several processes make one run: a TPU pod, a cluster
             "coordinator": "",  # "host:port" of process 0, where the platform does not tell
             "processes": 0,  # number of processes, with coordinator

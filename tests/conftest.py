@@ -11,6 +11,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 SLOW = ("test_scripts_analysis", "test_scripts_resume", "test_scripts", "test_stages", "test_models", "test_sampling")
 
 import jax  # noqa: E402 (after the settings that it reads)
+import pytest  # noqa: E402
+import running  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,6 +27,17 @@ _hook = install_import_hook("unetrep_jax", "beartype.beartype")
 from unetrep_jax import devices  # noqa: E402 (after the hook, so that it is checked too)
 
 devices.start(cpu_devices=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unrendered(request):
+    """In tests of stages figures are made and not rendered; tests of scripts and of figures render."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name.startswith(("test_stages", "test_docs")):
+            from unetrep_jax import figures
+
+            patch.setattr(figures, "save", running.save_unrendered)
+        yield
 
 
 def pytest_collection_modifyitems(items):

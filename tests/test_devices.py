@@ -69,8 +69,8 @@ def test_maps_that_close_over_arrays_of_one_shape_share_their_program():
     jax.monitoring.register_event_listener(listener := lambda event, **_: events.append(event))
     try:
         for weight in np.float32([[[1, 2]], [[3, 5]]]):
-            key = jax.random.key(int(weight[0, 0]))
-            mapped = devices.parallel_map(lambda c, x, w=jnp.array(weight), k=key: x * w + jax.random.bits(k) * c, 2)
+            weight, key = jnp.array(weight), jax.random.key(int(weight[0, 0]))
+            mapped = devices.parallel_map(lambda c, x, w=weight, k=key: x * w + jax.random.bits(k) * c, 2)
             expected = np.float32(jax.random.bits(key)) + weight
             np.testing.assert_allclose(mapped(np.float32(1), np.ones((1, 2), np.float32)), expected, rtol=1e-6)
             programs.append(events.count("/jax/compilation_cache/cache_misses"))

@@ -259,7 +259,7 @@ def assert_moments_are_the_priors(found, prior, bias):
     assert abs(np.trace(covariance) / k - 1) < 4 * math.sqrt(2 / (n * k)) + bias
 
 
-BIG = {"h": 0.05, "beta": 0.4, "sigma_0": 3.0, "sigma_end": 0.04, "count": 128}
+BIG = {"h": 0.05, "beta": 0.4, "sigma_0": 3.0, "sigma_end": 0.04, "count": 64}
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +311,7 @@ def test_samples_of_a_gaussian_in_64_dimensions_have_its_mean_and_covariance(ste
     """Increasing steps from a small h0 give the statistics of fixed ones."""
     prior = subspace_prior(8, 2)
     settings = {"h0": h0, "beta": beta, "step_size": step_size, "sigma_0": 3.0, "sigma_end": 0.02}
-    sample = samples(gaussian(*prior), jnp.full((8, 8, 1), 0.45), 2500, **settings)
+    sample = samples(gaussian(*prior), jnp.full((8, 8, 1), 0.45), 1500, **settings)
     assert (sample.stop == sampling.CONVERGED).all()
     assert_moments_are_the_priors(sample.image, prior, bias=0.03)
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,14 +31,6 @@ def fits(monkeypatch):
 
     monkeypatch.setattr(clusters, "kmeans", counted)
     return calls
-
-
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Figures are drawn and not written, which would take most of the time."""
-    monkeypatch.setattr(
-        cluster_section, "picture", lambda context, figure, name, text: report.Picture(Path(name), text, text)
-    )
 
 
 def write_averages(context, stage, weights, members):
@@ -188,7 +179,7 @@ def test_a_damaged_solution_is_found_anew(make_context, fits):  # noqa: F811
         np.testing.assert_array_equal(again[name], array, err_msg=name)
 
 
-def test_numbers_of_clusters_with_too_few_images_have_assignments_and_no_statistics(make_context, unsaved):  # noqa: F811
+def test_numbers_of_clusters_with_too_few_images_have_assignments_and_no_statistics(make_context):  # noqa: F811
     context = make_context(cluster_members=15, clusters=(4, 5))
     arrays, summary = run(context)
     assert set(summary["by_clusters"]) == {"4"}
@@ -211,7 +202,7 @@ DIFFICULT = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", DIFFICULT)
-def test_what_cannot_be_measured_is_left_out_and_never_printed_as_nan(case, make_context, unsaved):  # noqa: F811
+def test_what_cannot_be_measured_is_left_out_and_never_printed_as_nan(case, make_context):  # noqa: F811
     settings, images = DIFFICULT[case]
     context = changed(
         make_context(**{"cluster_members": 10, "clusters": (3,), "untrained_images": 30} | settings), **images
@@ -226,7 +217,7 @@ def test_what_cannot_be_measured_is_left_out_and_never_printed_as_nan(case, make
     assert ("classes" in summary) == (context.images.labels is not None)
 
 
-def test_the_section_shows_claims_with_nulls_and_a_page_for_each_large_cluster(make_context, unsaved):  # noqa: F811
+def test_the_section_shows_claims_with_nulls_and_a_page_for_each_large_cluster(make_context):  # noqa: F811
     context = make_context(cluster_members=10)
     arrays, summary = run(context)
     section = clustering.section_clusters(context, arrays, summary)

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noqa: F401 (a fixture)
 
-from unetrep_jax import figures, noise, probes, report, representation, stages, storage
+from unetrep_jax import noise, probes, report, representation, stages, storage
 from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording
 from unetrep_jax.storage import InputError
 
@@ -27,10 +27,8 @@ def swept(tmp_path_factory):
 
 
 @pytest.fixture
-def context_of(make_context, swept, monkeypatch):  # noqa: F811
-    def make(needed=True, change=lambda context: context, saved=False, **settings):
-        if not saved:  # figures are drawn all the same
-            monkeypatch.setattr(figures, "save", lambda figure, folder, name, formats: folder / f"{name}.png")
+def context_of(make_context, swept):  # noqa: F811
+    def make(needed=True, change=lambda context: context, **settings):
         context = change(make_context(**SETTINGS | settings))
         if needed:
             for folder in swept.iterdir():  # what an earlier test swept is used where it fits, by its key
@@ -83,7 +81,7 @@ def with_images(**changes):
     ],
 )
 def test_figures_are_saved_under_their_names(context_of, stage, names):
-    context = context_of(saved=True)
+    context = context_of()
     _, _, section, _ = ran(context, stage)
     assert [figure.path.stem for figure in section.figures] == names
     assert sorted(path.name for path in (context.outdir / "figures").iterdir()) == sorted(f"{name}.png" for name in names)
