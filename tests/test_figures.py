@@ -21,6 +21,16 @@ def ratios(nan: bool = False) -> dict:
     return {b: tuple(np.full(40, np.nan) if nan else random.uniform(0.1, 0.9, 40) for _ in range(2)) for b in BLOCKS}
 
 
+def medians(by_block: dict) -> dict:
+    """Of ratios without NaN, or of nothing but NaN."""
+    return {block: tuple(float(np.median(end)) for end in ends) for block, ends in by_block.items()}
+
+
+def histograms(trained: dict, untrained: dict, levels_text: str = "") -> Figure:
+    of_both = medians(trained), medians(untrained)
+    return figures.participation_ratio_histograms(trained, untrained, *of_both, levels_text=levels_text)
+
+
 def bands(levels: int) -> dict:
     return {block: np.sort(random.uniform(0, 1, (levels, 3)), -1) for block in BLOCKS}
 
@@ -51,7 +61,7 @@ def test_no_two_lines_of_one_panel_look_alike():
 
 
 def test_ratio_histograms_show_trained_above_untrained_in_the_order_of_the_blocks():
-    figure = figures.participation_ratio_histograms(ratios(), ratios(), levels_text="σ = 100/255, 40 images")
+    figure = histograms(ratios(), ratios(), "σ = 100/255, 40 images")
     assert len(figure.axes) == 10
     assert [axes.get_title() for axes in figure.axes[:5]] == list(BLOCKS)
     assert [figure.axes[i].get_ylabel().split("\n")[0] for i in (0, 5)] == ["trained", "untrained"]
@@ -61,7 +71,7 @@ def test_ratio_histograms_show_trained_above_untrained_in_the_order_of_the_block
 
 def test_ratio_histograms_count_every_image_once_and_mark_the_medians():
     trained = ratios()
-    figure = figures.participation_ratio_histograms(trained, ratios(), levels_text="")
+    figure = histograms(trained, ratios())
     axes = figure.axes[2]
     for end, values in zip(("input", "output"), trained["mid"], strict=True):
         outline = next(patch for patch in axes.patches if patch.get_label() == end).get_path().vertices
@@ -75,8 +85,10 @@ def test_ratio_histograms_count_every_image_once_and_mark_the_medians():
 def test_a_nan_is_left_out_of_the_ratio_histograms():
     trained, untrained = ratios(), ratios()
     with_nan = {block: tuple(np.append(end, np.nan) for end in ends) for block, ends in trained.items()}
-    figure = figures.participation_ratio_histograms(with_nan, untrained, levels_text="")
-    same = figures.participation_ratio_histograms(trained, untrained, levels_text="")
+    same = histograms(trained, untrained)
+    figure = figures.participation_ratio_histograms(
+        with_nan, untrained, medians(trained), medians(untrained), levels_text=""
+    )
     for axes, expected in zip(figure.axes, same.axes, strict=True):
         for patch, other in zip(axes.patches, expected.patches, strict=True):
             np.testing.assert_array_equal(patch.get_path().vertices, other.get_path().vertices)
@@ -86,8 +98,15 @@ def test_a_block_without_numbers_says_no_data():
     trained, untrained = ratios(), ratios()
     trained["mid"] = (np.full(3, np.nan), np.full(3, np.nan))
     del untrained["mid"]
-    figure = figures.participation_ratio_histograms(trained, untrained, levels_text="")
-    assert words(figure).count("no data") == 2
+    assert words(histograms(trained, untrained)).count("no data") == 2
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_medians_are_drawn_as_given_and_a_missing_one_is_a_dash(missing):
+    given = dict.fromkeys(BLOCKS, (0.123, missing))
+    figure = figures.participation_ratio_histograms(ratios(), ratios(), given, given, levels_text="")
+    assert words(figure).count("0.12 → –") == 10
+    assert [[found.get_xdata()[0] for found in axes.lines] for axes in figure.axes] == [[0.123]] * 10
 
 
 def test_ratios_by_noise_are_drawn_as_given_with_sigma_zero_inside_the_frame():
@@ -256,7 +275,11 @@ def test_panels_of_the_separation_scatter_share_their_axes():
 def test_separation_distributions_show_the_quantiles_of_every_group():
     gone = np.full(4, np.nan)
     fitted, held = {"clusters": np.arange(101.0), "null": gone}, {"clusters": np.arange(11.0), "null": gone}
-    figure = figures.separation_histograms({"fitted": fitted, "held out": held})
+    quantiles = {
+        title: {"clusters": [factor * end for end in (5, 25, 50, 75, 95)], "null": [None] * 5}
+        for title, factor in (("fitted", 1), ("held out", 0.1))
+    }
+    figure = figures.separation_histograms({"fitted": fitted, "held out": held}, quantiles)
     for axes, factor in zip(figure.axes, (1, 0.1), strict=True):
         segments = [collection.get_segments()[0][:, 0] for collection in axes.collections]
         np.testing.assert_allclose(segments, factor * np.array([[5, 95], [25, 75]]))
@@ -301,12 +324,12 @@ def test_every_group_of_an_embedding_has_a_look_of_its_own_and_its_name():
 
 GONE, GONE_BANDS, LEVELS = np.full(4, np.nan), {"mid": np.full((4, 3), np.nan)}, np.array([0.0, 0.1, 0.2, 0.3])
 NOTHING_AT_ALL = {
-    "ratios": lambda: figures.participation_ratio_histograms(ratios(nan=True), ratios(nan=True), levels_text=""),
+    "ratios": lambda: histograms(ratios(nan=True), ratios(nan=True)),
     "ratios by noise": lambda: figures.participation_ratio_by_noise(LEVELS, GONE_BANDS, GONE_BANDS),
     "curves": lambda: figures.curves(LEVELS, {"a": GONE}, xlabel="", ylabel=""),
     "denoising": lambda: figures.denoising_curve(LEVELS, GONE, {"a": GONE}),
     "scatter": lambda: figures.separation_scatter({"a": {"b": (GONE, GONE)}}),
-    "separation": lambda: figures.separation_histograms({"b": {"a": GONE}}),
+    "separation": lambda: figures.separation_histograms({"b": {"a": GONE}}, {"b": {"a": [None] * 5}}),
     "agreement": lambda: cluster_figures.agreement_by_noise(LEVELS, {"a": GONE}),
     "courses": lambda: cluster_figures.courses({"a": np.full((4, 6), np.nan)}),
     "embeddings": lambda: cluster_figures.embeddings({"a": (np.full((4, 2), np.nan), np.arange(4), list("abcd"))}),
@@ -335,7 +358,9 @@ def test_save_writes_png_at_200_dpi_and_pdf_with_searchable_text_and_no_date(tmp
 
 def test_save_leaves_no_file_of_an_earlier_drawing(tmp_path):
     for formats in (("png", "pdf", "svg"), ("png",), ("png", "svg")):
-        figures.save(figures.curves(np.arange(3.0), {"a": np.arange(3.0)}, xlabel="x", ylabel="y"), tmp_path, "a", formats)
+        figures.save(
+            figures.curves(np.arange(3.0), {"a": np.arange(3.0)}, xlabel="x", ylabel="y"), tmp_path, "a", formats
+        )
         assert {file.suffix[1:] for file in tmp_path.iterdir()} == set(formats)
 
 
@@ -355,7 +380,9 @@ import sys, numpy as np
 from unetrep_jax import figures
 from unetrep_jax.figures import clusters as cluster_figures
 ratios = {"mid": (np.linspace(.2, .4, 9), np.linspace(.5, .9, 9))}
-figures.save(figures.participation_ratio_histograms(ratios, ratios, levels_text="σ = 100/255"), sys.argv[1], "a")
+medians = {"mid": (0.3, 0.7)}
+histograms = figures.participation_ratio_histograms(ratios, ratios, medians, medians, levels_text="σ = 100/255")
+figures.save(histograms, sys.argv[1], "a")
 figures.save(figures.cluster_grid(np.ones((1, 2, 8, 8, 3)), [1], ["n = 2"]), sys.argv[1], "b", tuple(figures.FORMATS))
 assert "matplotlib.pyplot" not in sys.modules
 """

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "figures": set(),
     "clusters": {"measures"},
     "selectivity": {"measures"},
+    "stimuli": {"selectivity"},
     "subspaces": {"measures"},
     "probes": set(),
     "densities": {"denoiser", "reconstruction", "sampling"},
@@ -36,7 +37,8 @@ MAY_IMPORT = {
     "report": {"figures"},
     "stages": {
         "baselines", "clusters", "data", "denoiser", "densities", "devices", "figures", "measures", "neighbours", "noise", "probes",
-        "reconstruction", "report", "representation", "sampling", "selectivity", "subspaces", "training",
+        "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli",
+        "subspaces", "training",
     },
 }  # fmt: skip
 # Library -> the only rooms and scripts that may import it.

@@ -275,40 +275,6 @@ def test_channel_correlations_agree_with_numpy(random):
     np.testing.assert_allclose(found[66], np.corrcoef(a[:, 66], b[:, 66])[0, 1], rtol=1e-9)
 
 
-# Gratings
-
-
-def test_a_grating_has_its_energy_at_its_own_frequency_and_orientation():
-    bank = selectivity.gratings(64, 64, 3)
-    assert bank.shape == (6, 8, 4, 64, 64, 3) and abs(bank - 0.5).max() == pytest.approx(0.4)
-    frequency = selectivity.grating_frequencies(64, 64)
-    power = np.abs(np.fft.fft2(bank[3, 1, 0, ..., 0] - 0.5)) ** 2
-    down, across = np.unravel_index(power[:32].argmax(), (32, 64))
-    down, across = np.fft.fftfreq(64)[[down, across]]
-    assert np.hypot(down, across) == pytest.approx(frequency[3], abs=1 / 64)
-    assert np.arctan2(down, across) == pytest.approx(np.pi / 8, abs=0.1)
-    np.testing.assert_allclose(bank[2, 5, 0] + bank[2, 5, 2], 1, atol=1e-5)  # half a turn of phase
-
-
-def test_breadth_is_the_share_of_frequencies_and_orientations_that_drive_a_channel():
-    blank = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
-    responses = np.ones((4, 6, 2, 3))
-    responses[1, 2, :, 0] += 1  # one grating
-    responses[:, 2:5, :, 1] += 1  # every frequency, three orientations
-    responses[..., 2] -= 0.5  # driven by none
-    found = selectivity.breadth(responses, blank)
-    np.testing.assert_allclose(found.frequency, [1 / 4, 1, np.nan])
-    np.testing.assert_allclose(found.orientation, [1 / 6, 1 / 2, np.nan])
-
-
-def test_responses_within_the_noise_of_the_blank_count_as_none():
-    blank = np.array([[0.9], [1.1]])  # a standard error of 0.1
-    responses = np.full((2, 2, 2, 1), 1.15)
-    assert np.isnan(selectivity.breadth(responses, blank).frequency[0])
-    responses[0] = 1.3
-    assert selectivity.breadth(responses, blank).frequency[0] == pytest.approx(0.5)
-
-
 # Likeness
 
 

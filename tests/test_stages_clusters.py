@@ -9,7 +9,15 @@ import pytest
 from test_stages import WEIGHTS, make_context  # noqa: F401 (a fixture)
 
 from unetrep_jax import clusters, report, stages
-from unetrep_jax.stages import cluster_section, clustering
+from unetrep_jax.stages import (
+    cluster_claims,
+    cluster_classes,
+    cluster_features,
+    cluster_numbers,
+    cluster_pages,
+    cluster_pictures,
+    clustering,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -93,22 +101,44 @@ def test_clusters_at_a_level_are_held_against_those_of_another_seed_at_the_worki
         at_level = clusters.kmeans(stages.context.phi(context, "representations", level), 5, seed=1, runs=2)
         expected = clusters.agreement(at_level.assignment, arrays["assignment/5"])
         assert row["agreement_with_working_level_ami"]["phi"] == pytest.approx(expected, abs=1e-6)
+        assert row["separation"]["untrained"]["count"] <= 3
     assert summary["by_noise"]["clusters"] == {"phi": 5, "pixels": 5, "phi_of_some": 3, "untrained": 3}
     assert summary["by_noise"]["images"] == {"phi": 60, "pixels": 60, "phi_of_some": 30, "untrained": 30}
+
+
+def test_clusters_at_a_level_are_compared_on_images_that_had_no_part_in_either_fit(make_context):  # noqa: F811
+    context = make_context(cluster_members=10, clusters=(5,))
+    _, summary = run(context)
+    fit, held = clusters.halves(60, seed=0)
+
+    def joined(level, seed):
+        phi = stages.context.phi(context, "representations", level)
+        centroids = clusters.kmeans(phi[fit], 5, seed=seed, runs=2).centroids
+        return phi[held], clusters.nearest_centroid(phi[held], centroids), centroids
+
+    _, reference, _ = joined(2, 0)
+    for level, row in enumerate(summary["by_noise"]["levels"].values()):
+        rows, assignment, centroids = joined(level, 1)
+        expected = clusters.held_out_separation(rows, assignment, centroids).ratio
+        assert row["held_out"]["phi"]["median"] == pytest.approx(np.nanmedian(expected), rel=1e-4)
+        assert row["held_out_agreement_ami"]["phi"] == pytest.approx(
+            clusters.agreement(assignment, reference), abs=1e-6
+        )
+        assert set(row["held_out"]) == set(row["held_out_agreement_ami"]) == set(cluster_numbers.BY_NOISE)
 
 
 def test_noise_in_principal_components_is_the_projection_of_noise_in_the_images(make_context):  # noqa: F811
     context = make_context(cluster_members=10, draws=4)
     images = np.random.default_rng(0).integers(0, 256, (2000, 2, 2, 3)).astype(np.uint8)
     context = changed(context, images=images, labels=None)
-    components = clustering.pixel_components(context, 6)
-    noisy = [clustering.noisy_components(context, components, level) for level in (0, 1, 2)]
+    components = cluster_features.pixel_components(context, 6)
+    noisy = [cluster_features.noisy_components(context, components, level) for level in (0, 1, 2)]
     assert noisy[0] is components
     noise = noisy[2].rows - components.rows
     np.testing.assert_allclose(np.cov(noise.T), np.eye(6) * (100 / 255) ** 2 / 4, atol=0.004)
     correlation = np.corrcoef(noise.ravel(), (noisy[1].rows - components.rows).ravel())[0, 1]
     assert abs(correlation) < 0.05
-    again = clustering.noisy_components(
+    again = cluster_features.noisy_components(
         make_context(draws=4, sigmas=(100.0,))._replace(images=context.images), components, 0
     )
     np.testing.assert_array_equal(again.rows, noisy[2].rows)
@@ -127,9 +157,25 @@ def test_kmeans_begun_at_class_means_is_followed_from_its_start_to_its_end(make_
     course = arrays["course/begun_at_random_means"]
     assert course[0, 0] == 0 and (np.diff(course[:, 0]) > 0).all()
     assert (course[0, 3:] == 0).all() and (np.diff(course[-1, 3:]) >= 0).all()
+    assert begun["held_out"]["staying_at_the_end"] == begun["held_out"]["labels"]["purity"] == 1
+    assert begun["held_out"]["ami_at_the_end"] == pytest.approx(1) and abs(begun["held_out"]["moved"]["median"]) < 1e-3
+    assert begun["held_out"]["images"] == 30 and begun["held_out"]["separation"]["median"] > 3
+    # Where held-out images go does not depend on a random group that they are of.
+    assert abs(random["held_out"]["ami_at_the_end"]) < 0.2 and abs(random["held_out"]["ami_at_nearest_mean"]) < 0.2
+    assert random["held_out"]["moved"]["median"] > 1
     # A random partition has no separation that other images share; the colours do.
     assert abs(summary["classes"]["random_partition"]["held_out"]["median"]) < 1
     assert summary["classes"]["held_out"]["median"] > 3
+
+
+def test_how_far_centroids_move_is_measured_along_their_way_on_held_out_images():
+    start = np.array([[0.0, 0], [4, 0], [9, 0], [0, 8]])
+    end = np.array([[2.0, 0], [4, 0], [9, 3], [0, 6]])
+    rows = np.array([[0.5, 7], [1.5, 9], [3, -6], [9, 0], [8, 1]])
+    groups, joined = np.array([0, 0, -1, 1, 2]), np.array([1, 1, 0, 2, 2])
+    moved = cluster_classes.moved_held_out(rows, groups, joined, start, end)
+    # The first: from (1, 8) to (3, -6), so 2 along its way, and the nearest other start is 4 away.
+    np.testing.assert_allclose(moved, [0.5, 0, (0.5 - 1) / 5, np.nan])
 
 
 def test_a_killed_stage_keeps_every_solution_it_had_found(make_context, fits, tmp_path):  # noqa: F811
@@ -231,6 +277,27 @@ def test_the_section_shows_claims_with_nulls_and_a_page_for_each_large_cluster(m
     assert any(name.startswith("phi of the untrained network") for name in features)
 
 
+def test_the_quantiles_that_are_drawn_are_those_of_the_ratios_that_are_drawn(make_context, monkeypatch):  # noqa: F811
+    drawn, draw = [], cluster_pictures.figures.separation_histograms
+
+    def seen(ratios, quantiles):
+        drawn.append((ratios, quantiles))
+        return draw(ratios, quantiles)
+
+    context = make_context(cluster_members=10, clusters=(3,))
+    arrays, summary = run(context)
+    monkeypatch.setattr(cluster_pictures.figures, "separation_histograms", seen)
+    rows = cluster_numbers.measured(summary)
+    cluster_pictures.separation_figures({name: arrays[row["array"]] for name, row in rows.items()}, rows)
+    ((ratios, quantiles),) = drawn
+    assert ratios.keys() == quantiles.keys() == {"images fitted", "held-out images"}
+    for part, groups in ratios.items():
+        for name, values in groups.items():
+            finite = values[np.isfinite(values)]
+            expected = np.quantile(finite, (0.05, 0.25, 0.5, 0.75, 0.95)) if finite.size else None
+            assert quantiles[part][name] == ([None] * 5 if expected is None else pytest.approx(expected))
+
+
 def test_a_page_orders_members_by_distance_and_spans_all_of_them(make_context):  # noqa: F811
     context = make_context(cluster_members=10, clusters=(2,))
     arrays, _ = run(context)
@@ -247,13 +314,13 @@ def test_a_page_orders_members_by_distance_and_spans_all_of_them(make_context): 
 
 
 def test_a_page_of_a_large_cluster_runs_from_the_nearest_to_the_farthest_without_repeats():
-    ranks = clustering.page_ranks(1000, 5, 10)
+    ranks = cluster_pages.page_ranks(1000, 5, 10)
     assert ranks.shape == (5, 10)
     assert len(np.unique(ranks)) == 50
     assert (np.diff(ranks.ravel()) > 0).all()
     assert (ranks.min(), ranks.max()) == (0, 999)
-    np.testing.assert_array_equal(clustering.page_ranks(7, 2, 4), [[0, 1, 2, 3], [4, 5, 6, -1]])
-    assert len(np.unique(clustering.page_ranks(51, 5, 10))) == 50
+    np.testing.assert_array_equal(cluster_pages.page_ranks(7, 2, 4), [[0, 1, 2, 3], [4, 5, 6, -1]])
+    assert len(np.unique(cluster_pages.page_ranks(51, 5, 10))) == 50
 
 
 def held_out(median, third=None):
@@ -266,7 +333,7 @@ def held_out(median, third=None):
 )
 def test_the_separation_claim_holds_only_above_two_and_above_every_null(median, null, verdict):
     assert (
-        report.verdict(cluster_section.separated(held_out(median), held_out(1.0, 1.0), held_out(1.0, null))) == verdict
+        report.verdict(cluster_claims.separated(held_out(median), held_out(1.0, 1.0), held_out(1.0, null))) == verdict
     )
 
 
@@ -288,8 +355,8 @@ def test_the_separation_claim_holds_only_above_two_and_above_every_null(median, 
     ],
 )
 def test_pixels_and_the_untrained_network_on_as_many_images_are_nulls_of_the_separation_claim(controls, verdict):
-    row = held_out(2.5, 2.7) | {null: held_out(2.0, 2.2) for null in clustering.NULLS}
-    parts = cluster_section.separation_parts({"by_clusters": {"3": row}, "controls": controls})
+    row = held_out(2.5, 2.7) | {null: held_out(2.0, 2.2) for null in cluster_features.NULLS}
+    parts = cluster_claims.separation_parts({"by_clusters": {"3": row}, "controls": controls})
     assert report.verdict(*parts) == verdict
 
 
@@ -306,7 +373,7 @@ def test_pixels_and_the_untrained_network_on_as_many_images_are_nulls_of_the_sep
     ],
 )
 def test_clusters_are_the_same_as_far_as_starts_leave_them_and_more_than_those_of_the_nulls(medians, ceiling, verdict):
-    assert report.verdict(*cluster_section.same_clusters(medians, ceiling)) == verdict
+    assert report.verdict(*cluster_claims.same_clusters(medians, ceiling)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -323,20 +390,20 @@ def test_clusters_are_the_same_as_far_as_starts_leave_them_and_more_than_those_o
     ],
 )
 def test_classes_lie_about_one_apart_and_closer_than_clusters(classes, random, of_clusters, verdict):
-    answers = (cluster_section.close_classes(median, of_clusters) for median in (classes, random))
-    assert report.verdict(cluster_section.part(*answers)) == verdict
+    answers = (cluster_claims.close_classes(median, of_clusters) for median in (classes, random))
+    assert report.verdict(cluster_claims.part(*answers)) == verdict
 
 
 def test_levels_below_thirty_do_not_count_as_other_levels(make_context):  # noqa: F811
     context = make_context(sigmas=(0.0, 10.0, 50.0, 100.0))
     ami = {0.0: 0.1, 10.0: 0.2, 50.0: 0.9, 100.0: 1.0}
     levels = {
-        f"{sigma:g}": {"agreement_with_working_level_ami": dict.fromkeys(cluster_section.BY_NOISE, value)}
+        f"{sigma:g}": {"agreement_with_working_level_ami": dict.fromkeys(cluster_numbers.BY_NOISE, value)}
         for sigma, value in ami.items()
     }
-    claim = cluster_section.noise_claim(context, {"by_noise": {"levels": levels}})[0]
+    claim = cluster_claims.noise_claim(context, {"by_noise": {"levels": levels}})[0]
     assert claim.here.startswith("AMI 0.90 (median over the other levels from 30/255 up; 0.90 to 0.90)")
-    assert cluster_section.noise_claim(make_context(sigmas=(0.0, 10.0, 100.0)), {"by_noise": {"levels": levels}}) == []
+    assert cluster_claims.noise_claim(make_context(sigmas=(0.0, 10.0, 100.0)), {"by_noise": {"levels": levels}}) == []
 
 
 @pytest.mark.parametrize(
@@ -347,5 +414,5 @@ def test_kmeans_moves_away_from_the_classes_where_it_does_not_from_any_start(sta
     row = {"separation": unknown, "held_out": unknown}
     starts = [{"ami_at_the_end": 0.1, "staying_at_the_end": share, "iterations": 3} for share in (staying, at_random)]
     classes = row | {"random_partition": row, "begun_at_class_means": starts[0], "begun_at_random_means": starts[1]}
-    claims = cluster_section.classes_claims({"classes": classes, "by_clusters": {}})
+    claims = cluster_claims.classes_claims({"classes": classes, "by_clusters": {}})
     assert [claim.holds for claim in claims] == ["", verdict]

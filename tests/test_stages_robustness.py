@@ -6,9 +6,10 @@ import re
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 from test_stages import make_context  # noqa: F401 (a fixture)
 
-from unetrep_jax import representation, stages
+from unetrep_jax import measures, representation, stages
 from unetrep_jax.figures import robustness as figures
 from unetrep_jax.stages import robustness, robustness_section
 from unetrep_jax.stages.context import reference_level
@@ -199,6 +200,64 @@ def test_images_that_are_scaled_by_factors_of_their_own_are_scaled(make_context)
     assert summary["trained"]["blocks"]["mid"]["centred_scaling"]["value"] < 0.3
 
 
+def test_the_interval_of_a_mean_cosine_is_students_over_the_images_that_have_one(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    values = np.random.default_rng(6).uniform(0.1, 1, (60, len(LEVELS), 6))
+    values[:2, 4] = 0  # no direction at one level
+    write_sweeps(context, dict.fromkeys(BLOCKS, values))
+    arrays, summary = run(context)
+    lengths = np.linalg.norm(np.float32(values), axis=2)
+    for first, second, images in ((0, 3, slice(None)), (1, 4, slice(2, None)), (5, 0, slice(None))):
+        cosines = (values[:, first] * values[:, second]).sum(1)[images]
+        cosines /= (lengths[:, first] * lengths[:, second])[images]
+        low, high = stats.t.interval(0.95, len(cosines) - 1, cosines.mean(), stats.sem(cosines))
+        found = arrays["trained/cosines_half_width"][2, first, second]
+        assert found == pytest.approx((high - low) / 2, rel=1e-5)
+    off_diagonal = arrays["trained/cosines_half_width"][2][~np.eye(len(LEVELS), dtype=bool)]
+    matrix = summary["trained"]["blocks"]["mid"]["matrix"]["cosines"]
+    assert matrix["largest_half_width"] == off_diagonal.max()
+    assert matrix["lowest"] == arrays["trained/cosines"][2].min()
+
+
+def test_images_that_all_turn_alike_have_a_mean_cosine_without_an_interval(scaled_middle):
+    arrays, _ = run(scaled_middle[0])
+    assert np.nanmax(arrays["trained/cosines_half_width"]) < 1e-7  # the averages are of single precision
+
+
+def test_the_interval_of_a_centred_cosine_is_that_of_a_jackknife_over_groups(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    generator = np.random.default_rng(7)
+    values = 3 + generator.normal(size=(60, 1, 6)) + 0.5 * generator.normal(size=(60, len(LEVELS), 6))
+    write_sweeps(context, dict.fromkeys(BLOCKS, values))
+    arrays, _ = run(context)
+    centred = np.float32(values) - np.float32(values).mean(0, dtype=float)
+    groups = robustness.groups_of_images(60, 0)
+    assert (np.bincount(groups) == 3).all() and len(np.unique(groups)) == 20
+    left_out = np.array([(centred[groups != g, 1] * centred[groups != g, 4]).sum() for g in range(20)])
+    left_out /= [np.sqrt((centred[groups != g][:, [1, 4]] ** 2).sum((0, 2)).prod()) for g in range(20)]
+    expected = stats.t.ppf(0.975, 19) * np.sqrt(19 * left_out.var())
+    assert arrays["trained/centred_cosines_half_width"][2, 1, 4] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_jackknife_of_cosines_has_the_spread_of_other_images_in_their_place():
+    generator = np.random.default_rng(8)
+    clouds = generator.normal(size=(300, 400, 1, 3)) + 0.7 * generator.normal(size=(300, 400, 2, 3))
+    products = np.einsum("trlk,trmk->trlm", clouds, clouds).reshape(300, 20, 20, 2, 2).sum(2)
+    widths = [robustness.half_width_of_ratios(of_cloud)[0, 1] for of_cloud in products]
+    cosines = [measures.cosines_of_products(of_cloud.sum(0))[0, 1] for of_cloud in products]
+    assert np.mean(widths) == pytest.approx(stats.t.ppf(0.975, 19) * np.std(cosines), rel=0.15)
+    assert np.mean(np.abs(np.subtract(cosines, 1 / 1.49)) < widths) == pytest.approx(0.95, abs=0.04)
+
+
+def test_intervals_of_too_few_images_are_not_known():
+    assert np.isnan(robustness.half_width_of_ratios(np.zeros((20, 2, 2)))).all()
+    one = np.zeros((20, 2, 2))
+    one[3] = np.eye(2)
+    assert np.isnan(robustness.half_width_of_ratios(one)).all()
+    found = robustness.half_width_of_means(np.array([0.0, 0.9, 1.8]), np.array([0, 0.01, 0.02]), np.array([0.0, 1, 2]))
+    np.testing.assert_allclose(found, [np.nan, np.nan, 0], atol=1e-7)
+
+
 def test_a_real_sweep_gives_what_loops_over_its_images_give(make_context):  # noqa: F811
     context = make_context(sigmas=(0.0, 50.0, 100.0, 200.0), robustness_sigma=90.0)
     stages.run_stages(context, ["representations", "untrained"], [])
@@ -254,6 +313,7 @@ def test_a_grid_with_nothing_to_compare_and_a_single_draw_are_shown_as_such(make
         robustness_section.direction_table(context, summary),
         robustness_section.length_table(context, summary),
         robustness_section.ranking_table(summary),
+        robustness_section.matrix_table(summary),
     ]
     assert not [cell for cell in cells(tables) if re.search(r"\bnan\b", cell.lower())]
     text = " ".join(robustness_section.section_text(summary))

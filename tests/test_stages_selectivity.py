@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from test_stages import make_context  # noqa: F401 (a fixture)
 
-from unetrep_jax import measures, noise, selectivity, stages, storage
+from unetrep_jax import measures, noise, selectivity, stages, stimuli, storage
 from unetrep_jax.denoiser import Denoiser
-from unetrep_jax.stages import gratings, selecting, selectivity_section, top_images
+from unetrep_jax.stages import responses, selecting, selectivity_claims, selectivity_section, top_images
 
 SETTINGS = {
     "selectivity_simulations": 50, "top_images_per_channel": 4, "top_images_channels": 3, "top_images_common": 2,
@@ -104,29 +104,102 @@ def test_the_section_prints_no_nan_and_every_claim_has_its_null(context):
     assert all(figure.path.exists() for figure in section.figures)
 
 
-def test_gratings_share_their_noise_with_the_blank_and_are_kept(context):
+@pytest.mark.parametrize("bank", responses.BANKS)
+def test_stimuli_share_their_noise_with_the_blank_and_responses_are_kept(context, bank):
     run(context)
-    responses, blank = gratings.grating_responses(context, None, "trained")  # read from disk: nothing to run
-    assert responses.shape == (6, 8, 4, 16) and blank.shape == (4, 16)
-    # Written out: two draws, the phase as the image's number, whatever the frequency and orientation.
-    bank, sigma = selectivity.gratings(8, 8, 3), jnp.asarray(context.sigmas[2])
+    found, blank = responses.stimulus_responses(context, bank, None, "trained")  # read from disk: nothing to run
+    assert found.shape == (6, 8, 4, 16) and blank.shape == (4, 16)
+    # Written out: two draws, the phase or realisation as the image's number, whatever the frequency and orientation.
+    shown = {"gratings": stimuli.gratings(8, 8, 3), "textures": stimuli.textures(8, 8, 3, context.settings.seed)}[bank]
+    sigma = jnp.asarray(context.sigmas[2])
     level = noise.level_key(jax.random.key(0), sigma)
     draws = [noise.image_keys(jax.random.fold_in(level, draw), jnp.arange(4)) for draw in range(2)]
     represent = two_kinds(COLOURS, BIAS).represent
-    for found, clean in ((responses[2, 3], bank[2, 3]), (blank, np.full_like(bank[0, 0], 0.5))):
+    for rows, clean in ((found[2, 3], shown[2, 3]), (blank, np.full_like(shown[0, 0], 0.5))):
         expected = sum(represent(noise.add_noise(keys, jnp.asarray(clean), sigma)) for keys in draws) / 2
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_responses_to_other_gratings_are_not_taken_for_these(context, monkeypatch):
+@pytest.mark.parametrize(
+    ("bank", "constant", "value"),
+    [("gratings", "CONTRAST", 0.5), ("textures", "CONTRAST", 0.5), ("textures", "OCTAVES", 2.0)],
+)
+def test_responses_to_other_stimuli_are_not_taken_for_these(context, monkeypatch, bank, constant, value):
     run(context)
-    monkeypatch.setattr(selectivity, "CONTRAST", 0.5)
+    monkeypatch.setattr(stimuli, constant, value)
     with pytest.raises(AttributeError, match="represent"):  # it would run the network, which is not there
-        gratings.grating_responses(context, None, "trained")
-    monkeypatch.undo()
-    monkeypatch.setattr(selectivity, "grating_frequencies", lambda *_: np.geomspace(0.1, 0.3, selectivity.FREQUENCIES))
-    with pytest.raises(AttributeError, match="represent"):
-        gratings.grating_responses(context, None, "trained")
+        responses.stimulus_responses(context, bank, None, "trained")
+
+
+def test_responses_to_other_frequencies_are_not_taken_for_these(context, monkeypatch):
+    run(context)
+    monkeypatch.setattr(stimuli, "frequencies", lambda *_: np.geomspace(0.1, 0.3, stimuli.FREQUENCIES))
+    for bank in responses.BANKS:
+        with pytest.raises(AttributeError, match="represent"):
+            responses.stimulus_responses(context, bank, None, "trained")
+
+
+def test_breadths_of_both_kinds_of_stimuli_stand_side_by_side(context):
+    arrays, summary = run(context)
+    for bank, names in selecting.BREADTHS.items():
+        expected = stimuli.breadth(*responses.stimulus_responses(context, bank, None, "untrained"))
+        for name, shares in zip(names, expected, strict=True):
+            np.testing.assert_array_equal(arrays[f"untrained/{name}"], shares)
+    section = selectivity_section.section_selectivity(context, arrays, summary)
+    rows = [row[0] for row in section.tables[1].rows if row[0].endswith("; untrained")]
+    for kind in ("gratings", "noise textures"):
+        assert sum(f"drive it, {kind}" in label for label in rows) == 2
+        assert (
+            f"orientations of {kind}" in section.claims[3].here and f"frequencies of {kind}" in section.claims[3].null
+        )
+
+
+def test_selectivity_at_the_working_level_is_that_of_the_main_analysis(context):
+    arrays, summary = run(context)
+    for name in ("trained", "trained_subset", "untrained"):
+        found = {
+            quantity: arrays[f"by_noise/{name}/{quantity}"][context.working]
+            for quantity in ("channels", "dip", "ratio")
+        }
+        row = summary["distributions"][name]["by_threshold"]["maximum"]
+        assert found["channels"] == row["channels"] and found["dip"] == pytest.approx(row["dip"], nan_ok=True)
+        assert found["ratio"].tolist() == pytest.approx(list(row["ratio"].values()))
+        plain = arrays[f"by_noise/{name}/ratio_without_threshold"]
+        assert plain[context.working, 1] == pytest.approx(
+            summary["distributions"][name]["by_threshold"]["none"]["ratio"]["median"]
+        )
+        assert np.isfinite(plain).all()  # at sigma = 0 too
+
+
+def test_two_humps_are_found_at_the_level_that_has_them_and_none_where_the_threshold_was_taken(make_context):  # noqa: F811
+    settings = make_context(**SETTINGS, sigmas=(0.0, 50.0, 100.0)).settings
+    generator = np.random.default_rng(0)
+    values = np.zeros((3, 200, 40), np.float32)
+    shares = {1: np.linspace(0.2, 0.8, 40), 2: np.repeat([0.1, 0.9], 20)}  # of the images that use a channel
+    for level, of_channels in shares.items():
+        values[level] = generator.random((200, 40)) < of_channels
+    values[0] = 1e-3 * generator.random((200, 40))
+    values[:, :, 0] = 0.5  # dead
+    arrays = {}
+    found = selecting.by_noise(settings, "trained", values.__getitem__, arrays)
+    arrays = {name.removeprefix("by_noise/trained/"): rows for name, rows in arrays.items()}
+    assert found == {"levels_with_humps": 1, "levels": 2}
+    assert arrays["channels"].tolist() == [0, 39, 39] and arrays["dead"].tolist() == [1, 1, 1]
+    assert np.isnan(arrays["ratio"][0]).all() and np.isnan(arrays["dip"][0]) and np.isnan(arrays["dip_p"][0])
+    assert arrays["dip_p"][1] > 0.1 and arrays["dip_p"][2] == pytest.approx(1 / 51)
+    np.testing.assert_allclose(arrays["ratio"][1], (0.36, 0.51, 0.66), atol=0.05)
+
+
+def test_selectivity_against_the_noise_level_is_shown_for_both_networks(context):
+    arrays, summary = run(context)
+    section = selectivity_section.section_selectivity(context, arrays, summary)
+    assert "channel_selectivity_by_noise" in {figure.path.stem for figure in section.figures}
+    labels = [row[0] for row in section.tables[2].rows]
+    assert labels == [
+        f"{s:g}; {n}" for s in context.settings.sigmas[1:] for n in selectivity_section.POPULATIONS.values()
+    ]
+    words = next(text for text in section.text if "rejects one hump" in text)
+    assert re.search(r"trained: \d of 2; trained, fewer images: \d of 2; untrained: \d of 2", words)
 
 
 def test_a_grid_without_the_noiseless_level_is_refused(make_context):  # noqa: F811
@@ -156,9 +229,9 @@ def test_turns_that_single_precision_would_round_away_are_told_apart(make_contex
     values[2, :, 6] += 1e-4
     arrays = {"trained/specialised": np.arange(12) < 6, "trained/common": np.arange(12) >= 6}
     found = selecting.stability(context, "trained", values.__getitem__, arrays)
-    turns = [selectivity_section.turn_of(found[group]) for group in selecting.GROUPS]
+    turns = [selectivity_claims.turn_of(found[group]) for group in selecting.GROUPS]
     assert turns[0] == pytest.approx(4 * turns[1], rel=1e-3) and turns[1] == pytest.approx(5 / 72 * 1e-8, rel=1e-2)
-    assert "1 − cosine 2.8e-09 specialised" in selectivity_section.in_words("cosine", found, None)
+    assert "1 − cosine 2.8e-09 specialised" in selectivity_claims.in_words("cosine", found, None)
 
 
 def test_dead_channels_are_counted_and_in_no_group(make_context):  # noqa: F811
@@ -198,7 +271,7 @@ def test_the_untrained_network_is_held_against_the_trained_one_on_as_many_images
         np.median(values.mean(0)[common]), rel=1e-5
     )
     section = selectivity_section.section_selectivity(context, arrays, summary)
-    assert sum("trained, fewer images" in row[0] for row in section.tables[1].rows) == 6
+    assert sum("trained, fewer images" in row[0] for row in section.tables[1].rows) == 8
     assert all("(on 30 images: " in claim.here for claim in section.claims)
 
 
@@ -213,20 +286,20 @@ def difference(specialised, common, p):
 
 
 def test_a_claim_about_channels_is_a_rule_that_each_network_is_put_to():
-    assert selectivity_section.bimodality(row_of(0.01)) == [True, True]
-    assert selectivity_section.bimodality(row_of(0.01, gain=-1)) == [True, False]
-    assert selectivity_section.bimodality(row_of(0.04)) == [False, False]
-    assert selectivity_section.bimodality(row_of(0.04, of_logit=0.02)) == [True, True]
-    assert selectivity_section.bimodality(row_of(None)) == [None, None]
-    assert selectivity_section.larger(difference(1.0, 2.0, 0.01)) is True
+    assert selectivity_claims.bimodality(row_of(0.01)) == [True, True]
+    assert selectivity_claims.bimodality(row_of(0.01, gain=-1)) == [True, False]
+    assert selectivity_claims.bimodality(row_of(0.04)) == [False, False]
+    assert selectivity_claims.bimodality(row_of(0.04, of_logit=0.02)) == [True, True]
+    assert selectivity_claims.bimodality(row_of(None)) == [None, None]
+    assert selectivity_claims.larger(difference(1.0, 2.0, 0.01)) is True
     assert (
-        selectivity_section.larger(difference(2, 1, 0.01)) is selectivity_section.larger(difference(1, 2, 0.1)) is False
+        selectivity_claims.larger(difference(2, 1, 0.01)) is selectivity_claims.larger(difference(1, 2, 0.1)) is False
     )
-    assert selectivity_section.larger(difference(None, 1, None)) is None
-    assert selectivity_section.heavy_tails(difference(5, 0.5, 0.01)) == [True, True]
-    assert selectivity_section.heavy_tails(difference(5, 2, 0.01)) == [True, False]
-    assert selectivity_section.heavy_tails(difference(1.0, 2.0, 0.01)) == [False, False]
-    assert selectivity_section.heavy_tails(difference(None, 2, None)) == [None, None]
+    assert selectivity_claims.larger(difference(None, 1, None)) is None
+    assert selectivity_claims.heavy_tails(difference(5, 0.5, 0.01)) == [True, True]
+    assert selectivity_claims.heavy_tails(difference(5, 2, 0.01)) == [True, False]
+    assert selectivity_claims.heavy_tails(difference(1.0, 2.0, 0.01)) == [False, False]
+    assert selectivity_claims.heavy_tails(difference(None, 2, None)) == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -241,13 +314,13 @@ def test_a_claim_about_channels_is_a_rule_that_each_network_is_put_to():
     ],
 )
 def test_common_channels_have_larger_means_only_where_the_untrained_networks_have_not(trained, fewer, untrained, word):
-    names = ("mean", "kurtosis", "correlation", "frequency_breadth", "orientation_breadth", "cosine")
+    names = (*selecting.PROPERTIES, "cosine")
     groups = {
         name: dict.fromkeys(names, difference(*numbers))
         for name, numbers in {"trained": trained, "trained_subset": fewer, "untrained": untrained}.items()
     }
     distributions = {name: {"images": 9, "by_threshold": {"maximum": row_of(0.5)}} for name in groups}
-    claims = selectivity_section.selectivity_claims({"groups": groups, "distributions": distributions})
+    claims = selectivity_claims.selectivity_claims({"groups": groups, "distributions": distributions})
     assert [claims[place].holds for place in (2, 3, 4)] == [word] * 3
     assert claims[0].holds == "no"
 
@@ -343,7 +416,7 @@ def test_more_top_images_than_images_are_refused(context):
 def test_a_network_whose_channels_are_all_dead_is_reported_without_a_verdict(context, tmp_path, monkeypatch):
     for module in (selectivity_section, top_images):
         monkeypatch.setattr(module, "picture", lambda context, figure, name, caption: name)
-    monkeypatch.setattr(selecting, "grating_responses", lambda *_: (np.ones((6, 8, 4, 16)), np.ones((4, 16))))
+    monkeypatch.setattr(selecting, "stimulus_responses", lambda *_: (np.ones((6, 8, 4, 16)), np.ones((4, 16))))
     context = context._replace(outdir=tmp_path)
     save_sweeps(tmp_path, lambda rows: np.ones((rows, 3, 19)))
     for name, section in (

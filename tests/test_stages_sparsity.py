@@ -41,6 +41,22 @@ def test_effective_channels_are_said_of_both_networks(make_context):  # noqa: F8
     assert section.claims[1].holds == "yes"
 
 
+def test_the_medians_that_are_drawn_are_those_of_the_ratios_that_are_drawn(make_context, monkeypatch):  # noqa: F811
+    drawn, draw = [], sparsity.figures.participation_ratio_histograms
+
+    def seen(*given, **settings):
+        drawn.append(given)
+        return draw(*given, **settings)
+
+    monkeypatch.setattr(sparsity.figures, "participation_ratio_histograms", seen)
+    run(make_context(), trained=(2, 3, 1, 1), untrained=(3, 4, 5, 3))
+    ((trained, untrained, *medians),) = drawn
+    for of_network, expected in zip(medians, (trained, untrained), strict=True):
+        assert of_network.keys() == expected.keys()
+        for block, ends in expected.items():
+            assert of_network[block] == pytest.approx([np.median(end) for end in ends])
+
+
 def of(**medians):
     return {block: {"median": median} for block, median in medians.items()}
 

@@ -361,53 +361,6 @@ def channel_correlations(a: Float[np.ndarray, "n k"], b: Float[np.ndarray, "n k"
     return np.concatenate([measures.correlation(a[:, part].T, b[:, part].T) for part in _parts(a.shape[1])])
 
 
-# Breadth over spatial frequency and orientation
-
-FREQUENCIES, ORIENTATIONS, PHASES, CONTRAST = 6, 8, 4, 0.8
-
-
-def grating_frequencies(height: int, width: int) -> Float64[np.ndarray, "f"]:
-    """Spatial frequencies in cycles per pixel: log-spaced from two cycles over the shorter side (at most 0.25) to 0.4."""
-    return np.geomspace(min(2 / min(height, width), 0.25), 0.4, FREQUENCIES)
-
-
-def gratings(height: int, width: int, colours: int) -> Float32[np.ndarray, "f o p h w c"]:
-    """Sinusoidal gratings over mid grey, all colours alike: every frequency at evenly spaced orientations and phases.
-
-    0.5 + 0.5 CONTRAST cos(2 pi f (x cos theta + y sin theta) + phase),    theta in [0, pi), phase in [0, 2 pi)
-    """
-    y, x = np.mgrid[:height, :width]
-    theta = np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS
-    along = np.cos(theta)[:, None, None] * x + np.sin(theta)[:, None, None] * y
-    cycles = grating_frequencies(height, width)[:, None, None, None] * along
-    phases = np.arange(PHASES) / PHASES
-    waves = np.cos(2 * np.pi * (cycles[:, :, None] + phases[:, None, None]))
-    return np.repeat((0.5 + 0.5 * CONTRAST * waves)[..., None], colours, axis=-1).astype(np.float32)
-
-
-class Breadth(NamedTuple):
-    """Shares of the frequencies, and of the orientations, that drive each channel; NaN where no grating does."""
-
-    frequency: Float64[np.ndarray, "k"]
-    orientation: Float64[np.ndarray, "k"]
-
-
-def breadth(responses: Float[np.ndarray, "f o p k"], blank: Float[np.ndarray, "p k"]) -> Breadth:
-    """Participation ratio of a channel's response over frequencies, and over orientations, in [1/f, 1] and [1/o, 1].
-
-    The response to a frequency and an orientation is the mean over phases, less the mean response to blank grey; one within two
-    standard errors of the blank's (over its p repetitions with other noise) counts as none, and so does a smaller one. It is then
-    averaged over orientations for the breadth over frequencies, and the other way round. How the paper measures breadth is not
-    stated; this is our choice.
-    """
-    responses, blank = np.asarray(responses, np.float64), np.asarray(blank, np.float64)
-    error = blank.std(0, ddof=1) / np.sqrt(len(blank))
-    above = responses.mean(2) - blank.mean(0)
-    driven = np.where(above > 2 * error, above, 0)
-    nothing_off = np.full(driven.shape[-1], -np.inf)
-    return Breadth(*(selectivity(driven.mean(axis), nothing_off) for axis in (1, 0)))
-
-
 # How alike are the images that excite a channel most?
 
 

@@ -117,6 +117,41 @@ def ratio_axis(axes: Axes) -> None:
 
 
 @in_style
+def selectivity_by_noise(
+    sigmas: Real[np.ndarray, " levels"],
+    ratios: Mapping[str, Mapping[str, Real[np.ndarray, "levels 3"]]],
+    p_values: Mapping[str, Mapping[str, Real[np.ndarray, " levels"]]],
+    *,
+    rejected_below: float,
+) -> Figure:
+    """How the distribution of selectivity over channels changes with the noise level.
+
+    Args:
+      sigmas: noise levels, intensity units.
+      ratios: panel above -> network -> quartiles over channels of the participation ratio over images; NaN where none has one.
+      p_values: panel below -> network -> p-value of a dip; NaN where there is none. As many panels as above.
+      rejected_below: p-value below which one hump is rejected (a dashed line).
+    """
+    figure = Figure(figsize=(FULL_WIDTH, 4.2), layout="constrained")
+    grid = figure.subplots(2, len(ratios), sharex=True, sharey="row", squeeze=False)
+    for row, panels in zip(grid, (ratios, p_values), strict=True):
+        for axes, (title, networks) in zip(row, panels.items(), strict=True):
+            draw_series(axes, 255 * sigmas, networks)
+            noise_axis(axes, sigmas)
+            axes.set_title(title, weight="bold")
+    for axes in grid[1]:
+        axes.axhline(rejected_below, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    grid[0, 0].set(ylabel="participation ratio over images", ylim=(0, 1))
+    grid[1, 0].set(ylabel="p-value of one hump", yscale="log")
+    grid[1, 0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda height, _: f"{height:g}"))
+    figure.supxlabel(NOISE_LABEL, fontsize=8)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=len(next(iter(ratios.values())))
+    )
+    return figure
+
+
+@in_style
 def group_stability(
     sigmas: Real[np.ndarray, " levels"], networks: Mapping[str, Mapping[str, Real[np.ndarray, "levels 3"]]]
 ) -> Figure:

@@ -1,7 +1,7 @@
 """How far clusters lie apart (the paper, figure 8)."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -91,19 +91,23 @@ def _ratio_lines(axes: Axes, low: np.ndarray, high: np.ndarray) -> None:
 
 
 @in_style
-def separation_histograms(panels: Mapping[str, Mapping[str, Real[np.ndarray, " _"]]]) -> Figure:
+def separation_histograms(
+    panels: Mapping[str, Mapping[str, Real[np.ndarray, " _"]]],
+    quantiles: Mapping[str, Mapping[str, Sequence[float | int | None]]],
+) -> Figure:
     """Distributions of separation ratios side by side: every value (dots), 5 to 95 % (line), quartiles (bar), median.
 
     Args:
       panels: title -> name of the groups -> ratios of distance to spread, one per centroid: clusters, label classes, and
         their nulls. The panels have the same names, in the same order.
+      quantiles: title -> name -> the 0.05, 0.25, 0.5, 0.75 and 0.95 quantiles of the finite ratios; not read where there are none.
     """
     names = list(next(iter(panels.values())))
     figure = Figure(figsize=(FULL_WIDTH, 0.9 + 0.36 * len(names)), layout="constrained")
     row = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, groups) in zip(row, panels.items(), strict=True):
-        for height, (ratios, colour) in enumerate(zip(groups.values(), cycle(COLOURS), strict=False)):
-            _draw_distribution(axes, height, finite(ratios), colour)
+        for height, ((name, ratios), colour) in enumerate(zip(groups.items(), cycle(COLOURS), strict=False)):
+            _draw_distribution(axes, height, finite(ratios), quantiles[title][name], colour)
         axes.set_title(title, weight="bold")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
@@ -115,11 +119,13 @@ def separation_histograms(panels: Mapping[str, Mapping[str, Real[np.ndarray, " _
     return figure
 
 
-def _draw_distribution(axes: Axes, row: int, values: np.ndarray, colour: str) -> None:
+def _draw_distribution(
+    axes: Axes, row: int, values: np.ndarray, quantiles: Sequence[float | int | None], colour: str
+) -> None:
     if values.size == 0:
         axes.text(0.02, row, "no data", transform=axes.get_yaxis_transform(), va="center", color=GREY, style="italic")
         return
-    low, first, median, third, high = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
+    low, first, median, third, high = quantiles
     spread_out = row + 0.18 + 0.2 * (np.arange(values.size) * 0.618034 % 1)  # golden ratio: even without chance
     axes.plot(values, spread_out, ".", color=colour, alpha=0.35, markersize=2.5, markeredgewidth=0)
     axes.hlines(row, low, high, color=colour, linewidth=1)

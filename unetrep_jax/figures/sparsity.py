@@ -22,11 +22,15 @@ from unetrep_jax.figures.style import (
     noise_axis,
 )
 
+Medians = Mapping[str, tuple[float | int | None, float | int | None]]
+
 
 @in_style
 def participation_ratio_histograms(
     trained: Mapping[str, tuple[Real[np.ndarray, " _"], Real[np.ndarray, " _"]]],
     untrained: Mapping[str, tuple[Real[np.ndarray, " _"], Real[np.ndarray, " _"]]],
+    trained_medians: Medians,
+    untrained_medians: Medians,
     *,
     levels_text: str,
 ) -> Figure:
@@ -38,14 +42,17 @@ def participation_ratio_histograms(
     Args:
       trained: block name -> (ratios of its input, ratios of its output), one per image, each in (0, 1].
       untrained: the same for a network of the same shape with its initial weights.
+      trained_medians: block name -> (median of its input's ratios, of its output's); None or NaN where there is none.
+      untrained_medians: the same of `untrained`.
       levels_text: what the network saw, for the axis label: "σ = 100/255, 5,050 images".
     """
     figure = Figure(figsize=(FULL_WIDTH, 3.4), layout="constrained")
     grid = figure.subplots(2, len(trained), sharex=True, sharey="row", squeeze=False)
     nothing = (np.empty(0), np.empty(0))
-    for row, (name, blocks) in zip(grid, {"trained": trained, "untrained": untrained}.items(), strict=True):
+    networks = {"trained": (trained, trained_medians), "untrained": (untrained, untrained_medians)}
+    for row, (name, (blocks, medians)) in zip(grid, networks.items(), strict=True):
         for axes, block in zip(row, trained, strict=True):
-            _input_and_output(axes, *blocks.get(block, nothing))
+            _input_and_output(axes, blocks.get(block, nothing), medians.get(block, (None, None)))
             axes.label_outer(remove_inner_ticks=True)
         row[0].set_ylabel(f"{name}\nshare of images")
         row[0].yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
@@ -62,18 +69,22 @@ _END_COLOURS = {"input": SKY, "output": VERMILION}
 _RATIO_EDGES = np.linspace(0, 1, 51)
 
 
-def _input_and_output(axes: Axes, *ends: np.ndarray) -> None:
-    medians = []
-    for values, (name, colour) in zip(map(finite, ends), _END_COLOURS.items(), strict=True):
-        medians.append(f"{np.median(values):.2f}" if values.size else "–")
+def _input_and_output(
+    axes: Axes, ends: tuple[np.ndarray, np.ndarray], medians: tuple[float | int | None, float | int | None]
+) -> None:
+    words = []
+    for values, median, (name, colour) in zip(map(finite, ends), medians, _END_COLOURS.items(), strict=True):
+        known = median is not None and np.isfinite(median)
+        words.append(f"{median:.2f}" if known else "–")
         if values.size:
             weights = np.full(values.size, 1 / values.size)
             axes.hist(values, _RATIO_EDGES, weights=weights, histtype="stepfilled", color=colour, alpha=0.6, label=name)
-            axes.axvline(np.median(values), color=colour, linewidth=1, linestyle=(0, (3, 2)), label=f"median {name}")
-    if medians == ["–", "–"]:
+        if known:
+            axes.axvline(median, color=colour, linewidth=1, linestyle=(0, (3, 2)), label=f"median {name}")
+    if words == ["–", "–"]:
         no_data(axes)
     else:
-        axes.text(0.5, 1.03, " → ".join(medians), transform=axes.transAxes, ha="center", fontsize=7.5)
+        axes.text(0.5, 1.03, " → ".join(words), transform=axes.transAxes, ha="center", fontsize=7.5)
 
 
 @in_style

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float64, Integer
+from scipy import stats
 
 from unetrep_jax import measures, representation, storage
 from unetrep_jax.stages.context import (
@@ -20,6 +22,10 @@ from unetrep_jax.stages.context import (
 from unetrep_jax.stages.wording import estimate_of
 
 CHUNK_BYTES = 64 << 20
+# Groups of images that are left out in turn: with 20 the interval is only 7 % wider than with any number of them (Student's t),
+# and products at all pairs of levels are kept for each.
+JACKKNIFE_GROUPS = 20
+COVERAGE = 0.95  # of the intervals of the cosines between all levels, as of `measures.estimate`
 
 
 class Products(NamedTuple):
@@ -30,8 +36,9 @@ class Products(NamedTuple):
       change, along: `measures.level_changes` of each image's estimates, [n, levels].
       with_reference: <phi_s, phi_s0> of each image, freed of noise, [n, levels].
       squares: ||phi_s||^2 of each image, freed of noise, [n, levels].
-      total: inner products at all pairs of levels, freed of noise, summed over images.
+      total: inner products at all pairs of levels, freed of noise, summed over the images of each group [groups, levels, levels].
       cosines: cosines of the estimates at all pairs of levels, summed over the images that have one.
+      squared_turns: (1 - cosine)^2, summed likewise. Cosines near 1 would leave no digits of their variance in a sum of squares.
       defined: how many images have one.
     """
 
@@ -42,6 +49,7 @@ class Products(NamedTuple):
     squares: np.ndarray
     total: np.ndarray
     cosines: np.ndarray
+    squared_turns: np.ndarray
     defined: np.ndarray
 
 
@@ -52,8 +60,18 @@ def chunks(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         yield slice(first, first + step), np.asarray(values[first : first + step], np.float64)
 
 
+def groups_of_images(count: int, seed: int) -> Integer[np.ndarray, " {count}"]:
+    """The group of each image, by chance, for images may be sorted by class; groups are of one size, or differ by one image."""
+    return np.random.default_rng(seed).permutation(count) % JACKKNIFE_GROUPS
+
+
 def block_products(
-    values: np.ndarray, noise: np.ndarray, columns: representation.Layout, reference: int, label: str
+    values: np.ndarray,
+    noise: np.ndarray,
+    columns: representation.Layout,
+    reference: int,
+    groups: Integer[np.ndarray, " n"],
+    label: str,
 ) -> dict[str, dict[str, Products]]:
     """Inner products of every block's averages, as they are ("plain") and after the mean over images is taken away ("centred").
 
@@ -62,6 +80,7 @@ def block_products(
       noise: their squared errors [n, levels, blocks], each summed over the block's channels.
       columns: where the blocks are.
       reference: position of s0.
+      groups: the group of each image, 0 ... `JACKKNIFE_GROUPS` - 1.
       label: for the progress line.
     """
     count, levels = values.shape[:2]
@@ -71,7 +90,8 @@ def block_products(
 
     def empty():
         rows = (np.empty((count, levels)) for _ in range(5))
-        return Products(*rows, *(np.zeros((levels, levels)) for _ in range(3)))
+        total = np.zeros((JACKKNIFE_GROUPS, levels, levels))
+        return Products(*rows, total, *(np.zeros((levels, levels)) for _ in range(3)))
 
     found = {version: {block: empty() for block in columns.columns} for version in offsets}
     with storage.Progress(label, count) as progress:
@@ -79,13 +99,16 @@ def block_products(
             for version, offset in offsets.items():
                 moved = part - offset
                 for place, (block, into) in enumerate(found[version].items()):
-                    add_images(into, rows, columns.of(moved, block), noises[version][rows, :, place], reference)
+                    of_block, its_noise = columns.of(moved, block), noises[version][rows, :, place]
+                    add_images(into, rows, of_block, its_noise, reference, groups[rows])
             progress.advance(len(part))
     return found
 
 
-def add_images(into: Products, rows: slice, averages: np.ndarray, noise: np.ndarray, reference: int) -> None:
-    """Adds some images' averages [rows, levels, k] to a block's products, in place."""
+def add_images(
+    into: Products, rows: slice, averages: np.ndarray, noise: np.ndarray, reference: int, groups: np.ndarray
+) -> None:
+    """Adds some images' averages [rows, levels, k], and their groups [rows], to a block's products, in place."""
     products = measures.level_products(averages)
     cosines, freed = measures.cosines_of_products(products), measures.freed_of_noise(products, noise)
     squares = np.diagonal(products, axis1=1, axis2=2)
@@ -93,8 +116,9 @@ def add_images(into: Products, rows: slice, averages: np.ndarray, noise: np.ndar
     into.change[rows], into.along[rows] = measures.level_changes(products[:, reference], squares, reference)
     into.with_reference[rows] = freed[:, reference]
     into.squares[rows] = np.diagonal(freed, axis1=1, axis2=2)
-    into.total[:] += freed.sum(0)
+    into.total[:] += np.tensordot(np.eye(len(into.total))[groups], freed, axes=(0, 0))
     into.cosines[:] += np.nansum(cosines, axis=0)
+    into.squared_turns[:] += np.nansum((1 - cosines) ** 2, axis=0)
     into.defined[:] += np.isfinite(cosines).sum(0)
 
 
@@ -119,7 +143,8 @@ def describe_network(context: Context, network: str, stage: str) -> tuple[Arrays
     values = averages(context, stage)
     variance = np.load(context.outdir / stage / "variance.npy")
     noise = np.nan_to_num(variance) / context.settings.draws  # from one draw the variance is not known
-    products = block_products(values, noise, columns, reference, f"robustness, {network}")
+    groups = groups_of_images(len(values), context.settings.seed)
+    products = block_products(values, noise, columns, reference, groups, f"robustness, {network}")
     blocks, stabilities = {}, {"direction": {}, "centred_direction": {}}
     drawn: dict[str, list] = {}
     for place, block in enumerate(columns.columns):
@@ -132,7 +157,9 @@ def describe_network(context: Context, network: str, stage: str) -> tuple[Arrays
         blocks[block]["undefined"] = int((plain.squares <= 0).sum())
         for name, by_block in stabilities.items():
             by_block[block] = means[name]
-        for name, array in block_arrays(curves, means, plain, centred).items():
+        of_block = block_arrays(curves, means, plain, centred)
+        blocks[block]["matrix"] = {name: extremes_of(of_block, name) for name in ("cosines", "centred_cosines")}
+        for name, array in of_block.items():
             drawn.setdefault(name, []).append(array)
     ranking = {name: most_stable(by_block) for name, by_block in stabilities.items()}
     arrays = {name: np.stack(of_blocks) for name, of_blocks in drawn.items()}
@@ -206,16 +233,63 @@ def share_along(change: measures.LevelChange, levels: list[int]) -> np.ndarray:
 def block_arrays(
     curves: dict[str, np.ndarray], means: dict[str, np.ndarray], plain: Products, centred: Products
 ) -> Arrays:
-    """What is drawn of a block: quartiles over images at every level, and cosines between all levels."""
-    total = measures.cosines_of_products(centred.total)
+    """What is drawn of a block: quartiles over images at every level; cosines between all levels, and half their 95 % intervals."""
     value, low, high = measures.estimate(means["centred_cosine"])
     with np.errstate(invalid="ignore"):
         cosines = plain.cosines / plain.defined
     return {name: measures.quartiles(values).T for name, values in curves.items()} | {
         "centred_direction": np.stack([low, value, high], 1),
         "cosines": cosines,
-        "centred_cosines": total,
+        "cosines_half_width": half_width_of_means(plain.cosines, plain.squared_turns, plain.defined),
+        "centred_cosines": measures.cosines_of_products(centred.total.sum(0)),
+        "centred_cosines_half_width": half_width_of_ratios(centred.total),
     }
+
+
+def half_width_of_means(
+    cosines: Float[np.ndarray, "*s"], squared_turns: Float[np.ndarray, "*s"], defined: Float[np.ndarray, "*s"]
+) -> Float64[np.ndarray, "*s"]:
+    r"""Half of the 95 % interval over images of a mean cosine, from sums over its n images, by Student's t.
+
+        t_{n-1} sqrt( (sum (1 - c)^2 - (sum (1 - c))^2 / n) / (n (n - 1)) )
+
+    The variance of c is that of 1 - c, of which rounding leaves more digits where c is near 1. NaN for fewer than two images.
+
+    Args:
+      cosines: sums of c.
+      squared_turns: sums of (1 - c)^2.
+      defined: n.
+    """
+    count = np.where(defined > 1, defined, np.nan)
+    squares = np.maximum(squared_turns - (count - cosines) ** 2 / count, 0)  # rounding alone could leave it below 0
+    return stats.t.ppf((1 + COVERAGE) / 2, count - 1) * np.sqrt(squares / (count * (count - 1)))
+
+
+def half_width_of_ratios(total: Float[np.ndarray, "groups levels levels"]) -> Float64[np.ndarray, "levels levels"]:
+    r"""Half of the 95 % interval over images of cosines of summed products, by a jackknife that leaves out a group at a time.
+
+        t_{G-1} sqrt( (G - 1) / G sum_g (c_-g - mean c_-g)^2 ),      c_-g the cosines from all groups but g
+
+    (Efron & Stein 1981, for groups of nearly one size.) The images' mean, where it was taken away, is not found anew without g:
+    that changes little, of second order in the groups' means. NaN where a cosine is not defined without some group.
+
+    Args:
+      total: products summed over the images of each group; groups without images (where there are fewer images) count for nothing.
+    """
+    filled = total[np.any(total != 0, axis=(1, 2))]
+    count = len(filled)
+    if count < 2:
+        return np.full(total.shape[1:], np.nan)
+    without = measures.cosines_of_products(filled.sum(0) - filled)
+    squares = ((without - without.mean(0)) ** 2).sum(0)
+    return stats.t.ppf((1 + COVERAGE) / 2, count - 1) * np.sqrt((count - 1) / count * squares)
+
+
+def extremes_of(arrays: Arrays, name: str) -> dict[str, float | None]:
+    """The lowest of a block's cosines between levels and the largest half of their intervals; None where none is known."""
+    parts = {"lowest": (arrays[name], np.min), "largest_half_width": (arrays[f"{name}_half_width"], np.max)}
+    known = {key: (values[np.isfinite(values)], of) for key, (values, of) in parts.items()}
+    return {key: float(of(values)) if values.size else None for key, (values, of) in known.items()}
 
 
 def most_stable(by_block: dict[str, np.ndarray]) -> dict | None:

@@ -7,6 +7,7 @@ import numpy as np
 from unetrep_jax import report, representation
 from unetrep_jax.figures import robustness as figures
 from unetrep_jax.stages.context import LOWEST_COMPARED, NETWORKS, Arrays, Context, layout_of, picture
+from unetrep_jax.stages.robustness import JACKKNIFE_GROUPS
 from unetrep_jax.stages.verdicts import part
 from unetrep_jax.stages.wording import estimate_text, number, unknown
 
@@ -32,7 +33,12 @@ def section_robustness(context: Context, arrays: Arrays, summary: dict) -> repor
     return report.Section(
         "Robustness to noise",
         section_text(summary),
-        [direction_table(context, summary), length_table(context, summary), ranking_table(summary)],
+        [
+            direction_table(context, summary),
+            length_table(context, summary),
+            ranking_table(summary),
+            matrix_table(summary),
+        ],
         [
             picture(
                 context,
@@ -46,7 +52,9 @@ def section_robustness(context: Context, arrays: Arrays, summary: dict) -> repor
                 context,
                 matrices,
                 "robustness_cosines",
-                "Cosines of every block's channel averages between all pairs of noise levels, lowest level first.",
+                "Cosines of every block's channel averages between all pairs of noise levels, lowest level first: means over "
+                "images (plain), and of products averaged over images after their mean is taken away (centred). A table above "
+                "gives their intervals.",
             ),
         ],
         claims(context, summary),
@@ -151,6 +159,30 @@ def ranking_table(summary: dict) -> report.Table:
         ("network", "most stable", "next", "difference"),
         rows,
     )
+
+
+MATRICES = {"plain": "cosines", "centred": "centred_cosines"}
+
+
+def matrix_table(summary: dict) -> report.Table:
+    """How well the cosines between all pairs of levels are known, block by block."""
+    rows = []
+    for block in summary["trained"]["blocks"]:
+        of_networks = [summary[network]["blocks"][block]["matrix"] for network in NETWORKS]
+        rows.append((block, *(matrix_text(matrix[name]) for matrix in of_networks for name in MATRICES.values())))
+    return report.Table(
+        "Cosines between all pairs of noise levels: the lowest of the matrix, and the largest half-width of a 95 % interval over "
+        "images in it. Plain: of the mean over images. Centred: by a jackknife that leaves out each of "
+        f"{JACKKNIFE_GROUPS} groups of images in turn.",
+        ("block", *(f"{network}, {version}" for network in NETWORKS for version in MATRICES)),
+        rows,
+    )
+
+
+def matrix_text(extremes: dict[str, float | None]) -> str | None:
+    """The lowest cosine and the largest half-width, which is at another pair of levels perhaps; None if unknown."""
+    lowest, width = number(extremes["lowest"], 3), number(extremes["largest_half_width"], None)
+    return lowest and f"{lowest}, ± {width or 'unknown'}"
 
 
 def claims(context: Context, summary: dict) -> list[report.Claim]:

@@ -54,7 +54,11 @@ STAGES = {
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
     "sparsity": Stage(("sigma",), BOTH, sparsity.run_sparsity, sparsity.section_sparsity, version=2),
     "robustness": Stage(
-        ("sigma", "robustness_sigma", "seed"), BOTH, robustness.run_robustness, robustness_section.section_robustness
+        ("sigma", "robustness_sigma", "seed"),
+        BOTH,
+        robustness.run_robustness,
+        robustness_section.section_robustness,
+        version=2,
     ),
     "samples": Stage(
         (
@@ -99,7 +103,8 @@ STAGES = {
         BOTH,
         selecting.run_selectivity,
         selectivity_section.section_selectivity,
-        ("gratings",),
+        ("gratings", "textures"),
+        version=2,
     ),
     "top_images": Stage(
         ("sigma", "top_images_per_channel", "top_images_channels", "top_images_common", "top_images_targets", "seed"),
@@ -113,6 +118,7 @@ STAGES = {
         clustering.run_clusters,
         clustering.section_clusters,
         ("clusters_kept",),
+        version=2,
     ),
     "subspaces": Stage(
         ("sigma", "clusters", "cluster_runs", "cluster_members", "seed"),

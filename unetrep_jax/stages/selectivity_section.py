@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from unetrep_jax import report, selectivity
+from unetrep_jax import report, stimuli
 from unetrep_jax.figures import selectivity as drawing
 from unetrep_jax.stages.context import Arrays, Context, picture
-from unetrep_jax.stages.selecting import GROUPS, KINDS
-from unetrep_jax.stages.verdicts import part
-from unetrep_jax.stages.wording import number, quartiles_text, unknown
+from unetrep_jax.stages.selecting import DIPS, GROUPS, HUMPS_BELOW, KINDS
+from unetrep_jax.stages.selectivity_claims import selectivity_claims, turn_of, with_p
+from unetrep_jax.stages.wording import QUARTILES, number, quartiles_text
 
 POPULATIONS = {"trained": "trained", "trained_subset": "trained, fewer images", "untrained": "untrained"}
 THRESHOLDS = dict(zip(KINDS, ("maximum at σ = 0", "99.9th percentile at σ = 0", "no threshold"), strict=True))
@@ -18,8 +18,10 @@ PROPERTIES = {
     "mean": ("mean of phi_c over images", 4),
     "kurtosis": ("excess kurtosis of phi_c over images", 2),
     "correlation": ("correlation with itself at the reference level", 3),
-    "frequency_breadth": ("share of spatial frequencies that drive it", 2),
-    "orientation_breadth": ("share of orientations that drive it", 2),
+    "frequency_breadth": ("share of spatial frequencies that drive it, gratings", 2),
+    "texture_frequency_breadth": ("share of spatial frequencies that drive it, noise textures", 2),
+    "orientation_breadth": ("share of orientations that drive it, gratings", 2),
+    "texture_orientation_breadth": ("share of orientations that drive it, noise textures", 2),
 }
 
 
@@ -50,11 +52,25 @@ def section_selectivity(context: Context, arrays: Arrays, summary: dict) -> Any:
         {label: arrays[f"trained/{quantity}"] for quantity, label in labels.items()},
         logarithmic=(labels["kurtosis"],),
     )
+    by_noise = drawing.selectivity_by_noise(
+        context.sigmas,
+        {
+            label: {POPULATIONS[name]: arrays[f"by_noise/{name}/{quantity}"] for name in names}
+            for quantity, label in zip(
+                ("ratio", "ratio_without_threshold"), (THRESHOLDS["maximum"], THRESHOLDS["none"]), strict=True
+            )
+        },
+        {
+            label: {POPULATIONS[name]: arrays[f"by_noise/{name}/{dip}_p"] for name in names}
+            for dip, label in zip(DIPS, ("dip of the ratios", "dip of their logits"), strict=True)
+        },
+        rejected_below=HUMPS_BELOW,
+    )
     reference = f"{summary['reference_sigma_times_255']:g}/255"
     return report.Section(
         "Selectivity of channels",
         selectivity_text(summary),
-        [distribution_table(summary), group_table(summary)],
+        [distribution_table(summary), group_table(summary), noise_table(context, arrays, summary)],
         [
             picture(
                 context,
@@ -87,6 +103,14 @@ def section_selectivity(context: Context, arrays: Arrays, summary: dict) -> Any:
                 drawing.group_stability(context.sigmas, cosines),
                 "channel_stability",
                 f"Cosine of each group's channels between a noise level and σ = {reference}: median and quartiles over images.",
+            ),
+            picture(
+                context,
+                by_noise,
+                "channel_selectivity_by_noise",
+                "Selectivity against the noise level. Above: participation ratio of each channel over images, median and quartiles "
+                "over channels, with the threshold that defines the groups (at σ = 0 it turns everything off) and without one. "
+                f"Below: p-values of the dip on two scales; dashed, {HUMPS_BELOW:g}, below which one hump is rejected.",
             ),
         ],
         selectivity_claims(summary),
@@ -124,13 +148,31 @@ def selectivity_text(summary: dict) -> list[str]:
         "groups are chosen alike. The correlation of a channel with itself over images knows nothing of its mean.",
         f"Cosines and correlations are those of means over {summary['draws']} noise draws; what these scatter is not removed, so "
         "they are too small, by more for the group that scatters more.",
-        f"Breadth: {selectivity.FREQUENCIES} spatial frequencies × {selectivity.ORIENTATIONS} orientations × {selectivity.PHASES} "
-        f"phases of sinusoidal gratings of contrast {selectivity.CONTRAST:g} over mid grey, with the noise of the working level; "
-        "participation ratio of the response above that to blank grey, over frequencies and over orientations. The gratings are "
-        "achromatic, so a channel that tells colours apart is tested with less than it answers to; one that no grating drives has "
-        "no breadth and is left out.",
+        f"Breadth: {stimuli.FREQUENCIES} spatial frequencies × {stimuli.ORIENTATIONS} orientations × {stimuli.REPETITIONS} "
+        f"phases of sinusoidal gratings of contrast {stimuli.CONTRAST:g} over mid grey, with the noise of the working level; "
+        "participation ratio of the response above that to blank grey, over frequencies and over orientations. The same with noise "
+        f"textures: white noise of which only a band is kept, {stimuli.OCTAVES:g} octave wide about a grating's frequency and "
+        f"{180 / stimuli.ORIENTATIONS:g}° wide about its orientation, in {stimuli.REPETITIONS} independent realisations in place "
+        "of phases, with the gratings' mean and RMS contrast, nothing clipped. A texture's band is wider than a grating's, so its "
+        "shares tend to be larger: compare groups and networks, not the two kinds. All stimuli are achromatic, so a channel that "
+        "tells colours apart is tested with less than it answers to; one that no stimulus of a kind drives has no breadth there "
+        "and is left out.",
+        noise_text(summary),
         *levels_left_out(summary),
     ]
+
+
+def noise_text(summary: dict) -> str:
+    """At how many noise levels channels fall into two humps."""
+    found = "; ".join(
+        f"{POPULATIONS[name]}: {counts['levels_with_humps']} of {counts['levels']}"
+        for name, counts in summary["by_noise"].items()
+    )
+    return (
+        f"Noise levels at which a dip rejects one hump (p < {HUMPS_BELOW:g} on either scale; by chance at most 1 in 20, and levels "
+        f"share their images and channels, so they do so together): {found}. At σ = 0 the threshold, the largest value there, "
+        "turns every channel off, so that level has no thresholded numbers."
+    )
 
 
 def levels_left_out(summary: dict) -> list[str]:
@@ -203,119 +245,24 @@ def group_table(summary: dict) -> report.Table:
     )
 
 
-def turn_of(cosine: float | None) -> float | None:
-    """1 - cosine, of a cosine in double precision."""
-    return None if unknown(cosine) else 1 - cosine
-
-
-def selectivity_claims(summary: dict) -> list:
-    """The paper's statements on channels. Nulls: the untrained network's channels, treated alike, and groups dealt at random.
-
-    Where the untrained network saw fewer images, the trained one must show it on all of them and on as many.
-    """
-    groups = summary["groups"]
-    rows = {name: found["by_threshold"]["maximum"] for name, found in summary["distributions"].items()}
-    trained = [name for name in groups if name != "untrained"]
-
-    def beside(words: dict[str, str]) -> tuple[str, str]:
-        fewer = (
-            f" (on {summary['distributions']['untrained']['images']:,} images: {words[trained[1]]})"
-            if trained[1:]
-            else ""
-        )
-        return f"{words['trained']}{fewer}", f"untrained network: {words['untrained']}"
-
-    def of_groups(quantities: dict[str, int | None]) -> tuple[str, str]:
-        return beside(
-            {name: "; ".join(in_words(q, found[q], d) for q, d in quantities.items()) for name, found in groups.items()}
-        )
-
-    def holds(predicate: Any, numbers: dict) -> str:
-        nulls = predicate(numbers["untrained"])
-        here = (predicate(numbers[name]) for name in trained)
-        return report.verdict(*(part(*both) for answers in here for both in zip(answers, nulls, strict=True)))
-
-    def common_have_more(*quantities: str) -> str:
-        return holds(lambda found: [larger(found[quantity]) for quantity in quantities], groups)
-
-    return [
-        report.Claim(
-            "The distribution of selectivity over channels is bimodal.",
-            None,
-            *beside({name: bimodality_in_words(row) for name, row in rows.items()}),
-            holds(bimodality, rows),
-        ),
-        report.Claim(
-            "Specialised channels are heavy-tailed over images, common ones near Gaussian (second version).",
-            None,
-            *of_groups({"kurtosis": 2}),
-            holds(lambda found: heavy_tails(found["kurtosis"]), groups),
-        ),
-        report.Claim("Common channels have larger means.", None, *of_groups({"mean": 4}), common_have_more("mean")),
-        report.Claim(
-            "Common channels are broader in spatial frequency and orientation.",
-            None,
-            *of_groups({"frequency_breadth": 2, "orientation_breadth": 2}),
-            common_have_more("frequency_breadth", "orientation_breadth"),
-        ),
-        report.Claim(
-            "Common channels are more stable to noise.",
-            None,
-            *of_groups({"cosine": None, "correlation": 3}),
-            common_have_more("cosine", "correlation"),
-        ),
-    ]
-
-
-SHORT = {
-    "mean": "mean",
-    "kurtosis": "excess kurtosis",
-    "frequency_breadth": "frequencies",
-    "orientation_breadth": "orientations",
-    "cosine": "1 − cosine",
-    "correlation": "correlation",
-}
-
-
-def in_words(quantity: str, found: dict, decimals: int | None) -> str:
-    """The two groups' numbers, with the p-value of groups dealt at random."""
-    values = (turn_of(found[group]) if quantity == "cosine" else found[group] for group in GROUPS)
-    specialised, common = (number(value, decimals) or "–" for value in values)
-    chance = number(found["p_value"], 3) or "–"
-    return f"{SHORT[quantity]} {specialised} specialised, {common} common (groups dealt at random: p = {chance})"
-
-
-def bimodality_in_words(row: dict) -> str:
-    """Dips and BIC in a line."""
-    gain = number(row["mixture"]["bic_gain"], 0) if row["mixture"] else "–"
-    dips = [with_p(row[scale], row[f"{scale}_p"], 3) or "–" for scale in ("dip", "dip_of_logit")]
-    return f"dip (p) {dips[0]}, of the logits {dips[1]}; BIC gain of two Gaussians {gain}; {row['channels']} channels"
-
-
-def bimodality(row: dict) -> list[bool | None]:
-    """Whether the dip rejects one hump (on either scale, each at half of 5 %), and whether BIC then prefers two Gaussians too.
-
-    BIC alone does not count: two Gaussians also describe one skewed hump.
-    """
-    if unknown(row["dip_p"]) or unknown(row["dip_of_logit_p"]) or row["mixture"] is None:
-        return [None, None]
-    humps = min(row["dip_p"], row["dip_of_logit_p"]) < 0.025
-    return [humps, humps and row["mixture"]["bic_gain"] > 0]
-
-
-def larger(found: dict) -> bool | None:
-    """Whether common channels have more of it, beyond what dealing them at random gives in 5 % of the cases."""
-    return None if unknown(found["p_value"]) else found["common"] > found["specialised"] and found["p_value"] < 0.05
-
-
-def heavy_tails(found: dict) -> list[bool | None]:
-    """Whether specialised channels have the larger kurtosis, and common ones then a median within 1 of a Gaussian's (our cut)."""
-    if unknown(found["p_value"]):
-        return [None, None]
-    heavier = found["specialised"] > found["common"] and found["p_value"] < 0.05
-    return [heavier, heavier and abs(found["common"]) < 1]
-
-
-def with_p(value: float | None, chance: float | None, decimals: int) -> str | None:
-    """A number and its p-value."""
-    return None if unknown(value) else f"{number(value, decimals)} ({number(chance, 3) or '–'})"
+def noise_table(context: Context, arrays: Arrays, summary: dict) -> report.Table:
+    """A row for each noise level above 0 and set of images."""
+    rows = []
+    for level, sigma in enumerate(context.settings.sigmas):
+        for name in summary["by_noise"] if sigma > 0 else ():
+            found = {
+                quantity: arrays[f"by_noise/{name}/{quantity}"][level]
+                for quantity in ("channels", "dead", "ratio", *DIPS, *(f"{dip}_p" for dip in DIPS))
+            }
+            quartiles = dict(zip(QUARTILES, found["ratio"].tolist(), strict=True))
+            cells = (f"{found['channels']}", f"{found['dead']}", quartiles_text(quartiles, 4))
+            rows.append(
+                (f"{sigma:g}; {POPULATIONS[name]}", *cells, *(with_p(found[dip], found[f"{dip}_p"], 4) for dip in DIPS))
+            )
+    return report.Table(
+        "Selectivity at every noise level, with the threshold that defines the groups: channels that have a ratio (not dead, nor "
+        "off in all images), quartiles of the ratios over these, and dips of the ratios and of their logits with p-values against "
+        f"{summary['simulations_by_noise']:,} samples of the uniform.",
+        ("σ × 255; network", "channels", "dead", "PR_c, median (quartiles)", "dip (p)", "dip of logit (p)"),
+        rows,
+    )

@@ -77,12 +77,17 @@ def section_sparsity(context: Context, arrays: Arrays, summary: dict) -> Any:
         at_level = arrays[name][:, context.working]
         return {b: (at_level[:, blocks.index(source)], at_level[:, blocks.index(b)]) for b, source in inputs.items()}
 
+    def medians(name):
+        return {b: tuple(summary[name][end]["median"] for end in (source, b)) for b, source in inputs.items()}
+
     def by_noise(name):
         return {b: measures.quartiles(arrays[name][:, :, blocks.index(b)]).T for b in inputs}
 
     level = f"σ = {context.settings.sigma:.0f}/255, {context.settings.draws} noise draws"
     histograms = figures.participation_ratio_histograms(
-        ends("trained"), ends("untrained"), levels_text=f"{level}, {summary['trained_images']:,} images"
+        *(ends(name) for name in NETWORKS),
+        *(medians(name) for name in NETWORKS),
+        levels_text=f"{level}, {summary['trained_images']:,} images",
     )
     effective = {
         name: number(summary["effective_channels_of_phi"][name], 0) or "an unknown number of" for name in NETWORKS

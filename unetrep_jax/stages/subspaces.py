@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from unetrep_jax import storage, subspaces
-from unetrep_jax.stages import clustering
+from unetrep_jax.stages import cluster_features, cluster_solutions
 from unetrep_jax.stages.context import Arrays, Context, averages, phi, write_stage
 from unetrep_jax.stages.wording import quartiles_of
 
@@ -62,7 +62,9 @@ def run_subspaces(context: Context, folder: Path, key: str) -> None:
         for name, cloud in clouds.items():
             effective = quartiles_of(subspaces.effective_channels(cloud.features))
             count = (
-                0 if cloud.groups is None else clustering.supported(context, settings.clusters[0], len(cloud.features))
+                0
+                if cloud.groups is None
+                else cluster_solutions.supported(context, settings.clusters[0], len(cloud.features))
             )
             of_set = {"images": len(cloud.features), "clusters": count, "effective_channels": effective}
             summary["sets"][name] = of_set
@@ -98,21 +100,21 @@ def clouds_of(context: Context, channels: Arrays) -> dict[str, Cloud]:
     settings, level, some = context.settings, context.working, context.untrained_subset
     tau, specialised = channels["threshold"], np.flatnonzero(channels["specialised"])
     quiet = {stage: phi(context, stage, quiet_level(context)) for stage in ("representations", "untrained")}
-    trained = clustering.phi_features(context, "representations", level)
-    untrained = clustering.phi_features(context, "untrained", level)
+    trained = cluster_features.phi_features(context, "representations", level)
+    untrained = cluster_features.phi_features(context, "untrained", level)
     parts = {
         "trained": (trained, tau, specialised),
-        "permuted": (clustering.null_features("permuted_null", trained, settings.seed), tau, specialised),
+        "permuted": (cluster_features.null_features("permuted_null", trained, settings.seed), tau, specialised),
     }
     if len(some) < len(trained.rows):
-        subset = clustering.phi_features(context, "representations", level, some)
+        subset = cluster_features.phi_features(context, "representations", level, some)
         parts["same_images"] = subset, quiet["representations"][some].max(0), specialised
     rarest = subspaces.rarest_channels(untrained.rows, len(specialised))
     parts["untrained"] = untrained, quiet["untrained"].max(0), rarest
-    solutions, clouds = clustering.Solutions(context), {}
+    solutions, clouds = cluster_solutions.Solutions(context), {}
     with storage.Progress("K-means", len(parts) * settings.cluster_runs, unit="runs") as progress:
         for name, (features, thresholds, special) in parts.items():
-            count, groups = clustering.supported(context, settings.clusters[0], len(features.rows)), None
+            count, groups = cluster_solutions.supported(context, settings.clusters[0], len(features.rows)), None
             if count >= 2:
                 groups = solutions.kmeans(features, count, settings.seed, progress).assignment
             clouds[name] = Cloud(features.rows, thresholds, groups, special)
