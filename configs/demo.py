@@ -19,7 +19,7 @@ def get_config():
     config.model.decoder_depth = 2
     config.noise.sigma_max = 0.5
     config.train.crop = 32
-    config.train.epochs = 4.0
+    config.train.epochs = 3.5
     config.train.batch_size = 16
     config.train.learning_rate = 5e-3
     config.train.schedule = "cosine"
@@ -50,11 +50,13 @@ def get_config():
     config.analysis.samples = 8
     config.analysis.copy_images = 1000
     config.analysis.sample_sigma_0 = 0.5
+    config.analysis.sample_beta = 0.4
     config.analysis.targets = 4
     config.analysis.samples_per_target = 2
     config.analysis.control_targets = 0
     config.analysis.published_targets = 0
     config.analysis.schedule_sigma_0 = 0.5
     config.analysis.schedule_levels = 8
+    config.analysis.matching_steps = 20
     config.analysis.adaptive_max_steps = 30
     return config

@@ -3,11 +3,11 @@
 As a program, this file runs scripts under test conditions:
 
     python running.py signal '[[9, "os.rename", "last/8$"]]' train.py --config ...
-    python running.py many   cases.json 2
+    python running.py serve
 
 `signal` sends itself each signal, one after the other, right before the next operation on a file (an audit event of Python)
-whose path matches the pattern; 0 sends none and sleeps instead, as a slow disk would. `many` runs each command line, two at
-once, in a fork of one process that has imported everything: much faster than a new process. For the script it is no different,
+whose path matches the pattern; 0 sends none and sleeps instead, as a slow disk would. `serve` reads lines of command lines and
+runs each in a fork of itself, which has imported everything: much faster than a new process. For the script it is no different,
 but that figures are made and not rendered.
 """
 
@@ -28,6 +28,7 @@ from typing import IO, NamedTuple
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs" / "default.py"
 PATIENCE = 600  # seconds until a process counts as hanging
+LEARNED_SECONDS = 0.1  # of compiling, beyond which a program is kept for other processes
 
 
 class Result(NamedTuple):
@@ -140,7 +141,7 @@ class Place:
         """
         return os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1" if learn else "1e9",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEARNED_SECONDS if learn else 1e9),
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "JAX_PLATFORMS": "cpu",
             "MPLBACKEND": "agg",
@@ -172,21 +173,36 @@ class Place:
             script = __file__, "signal", json.dumps(moments), *command
         return Process([*prefix, sys.executable, *map(str, script)], self.environment(learn), self.folder)
 
-    def run(self, command: Sequence[str], moments: Sequence[Moment] = (), prefix: Sequence[str] = ()) -> Result:
-        """Runs a script to its end."""
-        return self.start(command, moments, prefix, learn=not (moments or prefix)).wait()
+    def run(self, command: Sequence[str], prefix: Sequence[str] = ()) -> Result:
+        """Runs a script to its end, in a process of its own."""
+        return self.start(command, prefix=prefix, learn=not prefix).wait()
 
-    def run_many(
+    def run_fork(self, command: Sequence[str], moments: Sequence[Moment] = ()) -> Result:
+        """Runs a script to its end, in a fork of a process that has imported everything."""
+        [result] = self.run_forks([command], moments=[moments])
+        return result
+
+    def run_forks(
         self, commands: Sequence[Sequence[str]], at_once: int = 1, moments: Sequence[Sequence[Moment]] | None = None
     ) -> list[Result]:
-        """Runs many scripts, in order, so many at once, with the imports done for all of them; `moments` are of each command."""
-        cases = self.folder / "cases.json"
-        together = zip(commands, moments or [()] * len(commands), strict=True)
-        cases.write_text(json.dumps([[list(map(str, command)), list(when)] for command, when in together]))
-        program = [sys.executable, __file__, "many", str(cases), str(at_once)]
-        result = Process(program, self.environment(learn=not moments), self.folder).wait(PATIENCE * len(commands))
-        assert result.code == 0, result.err
-        return [Result(*case) for case in json.loads(result.out.splitlines()[-1])]
+        """Runs many scripts, in order, so many at once; `moments` are of each command."""
+        moments = moments or [()] * len(commands)
+        cases = [[list(map(str, command)), list(when)] for command, when in zip(commands, moments, strict=True)]
+        self._server.stdin.write(json.dumps([cases, at_once, not any(moments)]) + "\n")
+        self._server.stdin.flush()
+        return [Result(*result) for result in json.loads(self._server.stdout.readline())]
+
+    @functools.cached_property
+    def _server(self) -> subprocess.Popen:
+        """The process that forks; it ends with this one, when its input does."""
+        return subprocess.Popen(
+            [sys.executable, __file__, "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environment(learn=False),
+            cwd=self.folder,
+            text=True,
+        )
 
 
 @functools.cache
@@ -272,24 +288,30 @@ def _interrupt_at(moments: Sequence[Moment]) -> None:
     sys.addaudithook(hook)
 
 
-def _run_forks(cases: Sequence[tuple], at_once: int) -> list[Result]:
+def _run_forks(cases: Sequence[tuple], at_once: int, learn: bool) -> list[Result]:
     ended, running = {}, {}
     for number, (command, moments) in enumerate(cases):
         if len(running) == at_once:
             _collect(running, ended)
         files = _outputs()
-        running[_fork(command, moments, files)] = number, files
+        running[_fork(command, moments, files, learn)] = number, files
     while running:
         _collect(running, ended)
     return [ended[number] for number in range(len(cases))]
 
 
-def _fork(command: Sequence[str], moments: Sequence[Sequence], files: Sequence[IO[str]]) -> int:
+def _fork(command: Sequence[str], moments: Sequence[Sequence], files: Sequence[IO[str]], learn: bool) -> int:
     child = os.fork()
     if child == 0:
         signal.alarm(PATIENCE)
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
         for file, number in zip(files, (1, 2), strict=True):
             os.dup2(file.fileno(), number)
+        if learn:
+            import jax
+
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", LEARNED_SECONDS)
         if moments:
             _interrupt_at([Moment(*moment) for moment in moments])
         os._exit(_code_of(command))
@@ -329,10 +351,11 @@ def _read(file: IO[str]) -> str:
         return file.read()
 
 
-def _main(mode: str, argument: str, *command: str) -> None:
+def _main(mode: str, *rest: str) -> None:
     sys.path[0] = str(ROOT)  # as it is for the scripts
     if mode == "signal":
-        _interrupt_at([Moment(*moment) for moment in json.loads(argument)])
+        moments, *command = rest
+        _interrupt_at([Moment(*moment) for moment in json.loads(moments)])
         _run_script(command)
         return
     import grain  # noqa: F401
@@ -340,13 +363,14 @@ def _main(mode: str, argument: str, *command: str) -> None:
     import tensorboardX  # noqa: F401
 
     import unetrep_jax.checkpoints
-    import unetrep_jax.clusters
     import unetrep_jax.data
     import unetrep_jax.figures
+    import unetrep_jax.stages
     import unetrep_jax.training
 
     unetrep_jax.figures.save = save_unrendered
-    print(json.dumps(_run_forks(json.loads(Path(argument).read_text()), int(command[0]))))
+    for line in sys.stdin:
+        print(json.dumps(_run_forks(*json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -90,13 +90,13 @@ def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
 
 def test_a_second_call_does_what_depends_on_changed_settings_and_nothing_else(place, copy):
     before = running.snapshot(copy / "analysis")
-    [again] = place.run_many([with_labels(place, copy, analysis__batch_size=6)])
+    again = place.run_fork(with_labels(place, copy, analysis__batch_size=6))
     assert (again.code, done(again)) == (0, dict.fromkeys(STAGES, "unchanged")), again.err
     after = running.snapshot(copy / "analysis")
     assert {name: after[name] for name in arrays(copy / "analysis")} == {
         name: before[name] for name in arrays(copy / "analysis")
     }
-    [other] = place.run_many([with_labels(place, copy, "--only", "clusters", analysis__clusters="(2,4)")])
+    other = place.run_fork(with_labels(place, copy, "--only", "clusters", analysis__clusters="(2,4)"))
     assert other.code == 0, other.err
     assert {stage for stage, what in done(other).items() if what == "done"} == {"clusters"}
 
@@ -107,7 +107,7 @@ def test_only_runs_what_is_asked_and_what_that_needs_and_redo_runs_it_again(plac
         with_labels(place, copy, "--outdir", out, "--only", "sparsity"),
         with_labels(place, copy, "--outdir", out, "--only", "sparsity", "--redo", "untrained"),
     ]
-    first, second = place.run_many(commands)
+    first, second = place.run_forks(commands)
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert done(first) == dict.fromkeys(("representations", "untrained", "sparsity"), "done")
     assert done(second) == {"representations": "unchanged", "untrained": "done", "sparsity": "unchanged"}
@@ -121,11 +121,11 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_gives_identical_arrays(place, 
     second_record = [
         Moment(sent, "os.rename", "representations.*progress") for sent in (signal.SIGCONT, signal.SIGKILL)
     ]
-    assert place.run(with_labels(place, run, "--outdir", out, *only), second_record).code == -signal.SIGKILL
+    assert place.run_fork(with_labels(place, run, "--outdir", out, *only), second_record).code == -signal.SIGKILL
     assert json.loads((out / ".representations.partial" / "progress.json").read_text())["done"] == 8
     last_record = [Moment(signal.SIGKILL, "os.rename", r"untrained$")]
-    assert place.run(with_labels(place, run, "--outdir", out, *only), last_record).code == -signal.SIGKILL
-    result = place.run(with_labels(place, run, "--outdir", out, *only))
+    assert place.run_fork(with_labels(place, run, "--outdir", out, *only), last_record).code == -signal.SIGKILL
+    result = place.run_fork(with_labels(place, run, "--outdir", out, *only))
     assert result.code == 0, result.err
     assert done(result)["denoising"] == done(result)["representations"] == "unchanged"
     assert numbers(out) == {stage: numbers(run / "analysis")[stage] for stage in ("denoising", "sparsity")}
@@ -152,7 +152,7 @@ def test_an_analysis_killed_in_every_stage_goes_on_and_gives_identical_arrays(pl
         for folder in (stage, *stages.STAGES[stage].keeps):
             shutil.rmtree(outdir / folder, ignore_errors=True)
     kills = [[Moment(signal.SIGKILL, "os.rename", f"analysis/{path}")] for path in KILLED.values()]
-    *killed, last = place.run_many([with_labels(place, copy)] * (len(kills) + 1), moments=[*kills, []])
+    *killed, last = place.run_forks([with_labels(place, copy)] * (len(kills) + 1), moments=[*kills, []])
     assert [result.code for result in killed] == [-signal.SIGKILL] * len(kills), [result.err for result in killed]
     assert last.code == 0, last.err
     assert done(last)["neighbours"] == "unchanged" and done(last)["location"] == "done"
@@ -180,7 +180,7 @@ def test_other_images_may_be_a_folder_an_array_or_the_photographs(place, analyse
     changed = {"analysis__images": 21, "analysis__draws": 1}
     before = running.snapshot(run / "analysis")
     commands = [place.analysis(run, "--only", "clusters", "--images", source, **changed) for source in sources]
-    for (source, count), result in zip(sources.items(), place.run_many(commands, at_once=2), strict=True):
+    for (source, count), result in zip(sources.items(), place.run_forks(commands, at_once=2), strict=True):
         assert result.code == 0, result.err
         out = Path(re.search(r"^report: (.*)/report.html$", result.out, re.MULTILINE)[1])
         assert out.parent == run
@@ -194,7 +194,7 @@ def test_other_images_may_be_a_folder_an_array_or_the_photographs(place, analyse
 def test_a_single_checkpoint_is_analysed_elsewhere_and_stays_as_it_is(place, analysed, tmp_path):
     checkpoint = shutil.copytree(analysed[0] / "best" / "40", tmp_path / "mine")
     before = running.snapshot(checkpoint)
-    [result] = place.run_many([place.analysis(checkpoint, "--only", "denoising")])
+    result = place.run_fork(place.analysis(checkpoint, "--only", "denoising"))
     assert result.code == 0, result.err
     assert running.snapshot(checkpoint) == before
     outdir = place.folder / "runs" / "mine" / "analysis"

@@ -52,7 +52,7 @@ def assert_one_line(result: running.Result, *words: str) -> None:
 
 
 def assert_goes_on_to_the_same_end(place, run: Path) -> None:
-    assert place.run(place.training(run)).code == 0
+    assert place.run_fork(place.training(run)).code == 0
     for name in ("last", "best"):
         assert checkpoints.steps(run / name) == checkpoints.steps(place.finished_run / name)
     assert (run / "metrics.jsonl").read_bytes() == (place.finished_run / "metrics.jsonl").read_bytes()
@@ -90,7 +90,7 @@ def test_other_training_images_are_refused_and_the_run_stays(place, tmp_path):
     images = tmp_path / "images.npy"
     np.save(images, 255 - np.load(place.folder / "train.npy"))
     before = {name: file for name, file in running.snapshot(run).items() if name != ".lock"}
-    [result] = place.run_many([place.training(run, data__train_path=images)])
+    result = place.run_fork(place.training(run, data__train_path=images))
     assert_one_line(result, "The training images cannot be continued: the images' fingerprint was")
     assert "--fresh" in result.err
     assert {name: file for name, file in running.snapshot(run).items() if name != ".lock"} == before
@@ -100,7 +100,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(place,
     run = tmp_path / "run"
     first = place.start(place.training(run, train__epochs=100_000))
     first.wait_until(first.has_printed)
-    [second] = place.run_many([place.training(run, train__epochs=100_000)])
+    second = place.run_fork(place.training(run, train__epochs=100_000))
     assert_one_line(second, str(run))
     first.popen.send_signal(signal.SIGTERM)
     result = first.wait()

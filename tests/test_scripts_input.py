@@ -176,7 +176,7 @@ def outcomes(place, shelf) -> dict[str, running.Result]:
         for name, case in CASES.items()
     ]
     before = running.snapshot(place.finished_run)
-    results = dict(zip(CASES, place.run_many(commands, at_once=2), strict=True))
+    results = dict(zip(CASES, place.run_forks(commands, at_once=2), strict=True))
     assert running.snapshot(place.finished_run) == before
     return results
 

@@ -104,7 +104,7 @@ def test_a_process_that_comes_late_to_a_fresh_start_removes_nothing_of_the_new_r
 
 def test_a_run_of_two_processes_goes_on_as_one_process_with_four_devices(place, by_two_processes, by_devices, tmp_path):
     run = shutil.copytree(by_two_processes[0], tmp_path / "run")
-    result = place.run(place.training(run, **EVERY_STEP, train__epochs=2, devices__cpu_devices=4))
+    result = place.run_fork(place.training(run, **EVERY_STEP, train__epochs=2, devices__cpu_devices=4))
     assert (result.code, result.err) == (0, "")
     assert f"resumed {run} at step {PER_EPOCH}" in result.out
     assert_same_numbers(run, by_devices[1], steps=2 * PER_EPOCH)

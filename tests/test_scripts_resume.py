@@ -93,7 +93,7 @@ MOMENTS = {
 def test_a_run_killed_over_and_over_equals_the_uninterrupted_run_bit_for_bit(place, tmp_path):
     expected = place.finished_run  # first, for only what nothing interrupts leaves its compiled programs to the others
     run, kills = tmp_path / "run", [[moment] for moment in MOMENTS.values()]
-    *killed, last = place.run_many([place.training(run)] * (len(kills) + 1), moments=[*kills, []])
+    *killed, last = place.run_forks([place.training(run)] * (len(kills) + 1), moments=[*kills, []])
     assert {when: result.code for when, result in zip(MOMENTS, killed, strict=True)} == dict.fromkeys(MOMENTS, -KILL)
     assert last.code == 0, last.err
     assert_same_run(run, expected)
@@ -107,7 +107,7 @@ def test_a_run_killed_at_random_times_equals_the_uninterrupted_run_bit_for_bit(p
         time.sleep(clock.uniform(0, 0.3))
         process.popen.kill()
         process.wait()
-    result = place.run(place.training(run))
+    result = place.run_fork(place.training(run))
     assert result.code == 0, result.err
     assert_same_run(run, place.finished_run)
 
@@ -120,9 +120,9 @@ def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place
         Moment(signal.SIGCONT, "os.rename", r"last/40$"),
         Moment(KILL, "os.scandir", r"last$"),  # right after it got its name
     ]
-    assert place.run(place.training(copy), moments).code == -KILL
+    assert place.run_fork(place.training(copy), moments).code == -KILL
     assert checkpoints.steps(copy / "last")[-1] == 40
-    assert place.run(place.training(copy)).code == 0
+    assert place.run_fork(place.training(copy)).code == 0
     assert_same_run(copy, place.finished_run)
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(place, copy):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    result = place.run(place.training(copy))
+    result = place.run_fork(place.training(copy))
     assert result.code == 0, result.err
     assert f"resumed {copy} at step 36" in result.out
     assert "damaged" in result.err
@@ -149,11 +149,11 @@ def test_sigterm_and_ctrl_c_save_at_that_very_step_and_the_run_goes_on_from_ther
         "SIGINT": Moment(INT, "os.mkdir", r"best/\.24\.writing"),
     }
     for name, moment in requests.items():
-        [result] = place.run_many([place.training(run)], moments=[[moment]])
+        result = place.run_fork(place.training(run), [moment])
         assert (result.code, result.err) == (0, "")
         told = re.search(rf"stopped by {name} at step (\d+), saved; the same command goes on from there\n$", result.out)
         assert checkpoints.steps(run / "last")[-1] == int(told[1]) < STEPS
-    assert place.run(place.training(run)).code == 0
+    assert place.run_fork(place.training(run)).code == 0
     assert_same_run(run, place.finished_run)
 
 
@@ -162,7 +162,7 @@ def test_sigterm_and_ctrl_c_save_at_that_very_step_and_the_run_goes_on_from_ther
 
 def test_a_finished_run_says_so_and_stays_as_it_is(place, copy):
     before = running.snapshot(copy)
-    result = place.run(place.training(copy))
+    result = place.run_fork(place.training(copy))
     assert (result.code, result.err) == (0, "")
     assert re.search(rf"finished at step {STEPS}; best validation PSNR [\d.]+ dB", result.out)
     after = running.snapshot(copy)
@@ -173,7 +173,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(place, copy):
 def test_a_change_that_makes_another_experiment_is_refused_by_name(place, copy):
     before = running.snapshot(copy)
     changed = {"train__learning_rate": 0.002, "seed": 1, "model__channels": "(4,16)", "log__every": 7}
-    [result] = place.run_many([place.training(copy, **changed)])
+    result = place.run_fork(place.training(copy, **changed))
     assert result.code == 2
     assert len(result.err.splitlines()) == 1
     for words in ("train.learning_rate (was 0.001, now 0.002)", "seed (was 0, now 1)", "model.channels", "--fresh"):
@@ -184,7 +184,7 @@ def test_a_change_that_makes_another_experiment_is_refused_by_name(place, copy):
 
 def test_how_long_how_often_and_on_how_many_devices_may_change(place, copy):
     changed = {"train__epochs": 6, "log__every": 3, "checkpoint__every": 5, "checkpoint__keep": 2}
-    result = place.run(place.training(copy, **changed, devices__cpu_devices=1))
+    result = place.run_fork(place.training(copy, **changed, devices__cpu_devices=1))
     assert (result.code, result.err) == (0, "")
     assert f"resumed {copy} at step {STEPS}" in result.out
     assert checkpoints.steps(copy / "last") == [45, 48]
@@ -197,7 +197,7 @@ def test_with_a_cosine_schedule_the_length_is_part_of_the_experiment(place, copy
     config = json.loads((copy / "config.json").read_text())
     config["train"]["schedule"] = "cosine"
     (copy / "config.json").write_text(json.dumps(config))
-    [result] = place.run_many([place.training(copy, train__schedule="cosine", train__epochs=6)])
+    result = place.run_fork(place.training(copy, train__schedule="cosine", train__epochs=6))
     assert result.code == 2
     assert "train.epochs (was 5.0, now 6.0)" in result.err
 
@@ -205,7 +205,7 @@ def test_with_a_cosine_schedule_the_length_is_part_of_the_experiment(place, copy
 def test_fresh_discards_the_run_and_nothing_else(place, copy):
     (copy / "notes.txt").write_text("mine")
     changed = {"train__epochs": 1, "train__learning_rate": 0.002}
-    result = place.run([*place.training(copy, **changed), "--fresh"])
+    result = place.run_fork([*place.training(copy, **changed), "--fresh"])
     assert (result.code, result.err) == (0, "")
     assert [line["step"] for line in metrics(copy)] == [5, 6, 8, 8]
     assert metrics(copy)[0]["learning_rate"] == np.float32(0.002)
@@ -217,7 +217,7 @@ def test_fresh_discards_the_run_and_nothing_else(place, copy):
 @pytest.mark.parametrize("setting", ["train__schedule", "train__weight", "train__start_from", "model__norm"])
 def test_fresh_keeps_the_run_when_the_new_one_cannot_start(place, copy, setting):
     before = running.snapshot(copy)
-    [result] = place.run_many([[*place.training(copy, **{setting: "nowhere"}), "--fresh"]])
+    result = place.run_fork([*place.training(copy, **{setting: "nowhere"}), "--fresh"])
     assert result.code == 2
     assert running.snapshot(copy) == before
 
@@ -234,14 +234,14 @@ def test_a_loss_that_is_no_number_stops_the_run_at_that_step_and_leaves_good_che
         "log__every": 1000,
         "evaluate__every": 1000,
     }
-    result = place.run(place.training(run, **changed))
+    result = place.run_fork(place.training(run, **changed))
     assert result.code == 1
     assert len(result.err.splitlines()) == 1
     told = re.search(r"training diverged at step (\d+): loss .*; the last good checkpoint is step (\d+) in", result.err)
     step, good = map(int, told.groups())
     assert 5 <= good < step
     assert good == checkpoints.steps(run / "last")[-1]
-    every_step = place.run(place.training(tmp_path / "again", **changed | {"log__every": 1}))
+    every_step = place.run_fork(place.training(tmp_path / "again", **changed | {"log__every": 1}))
     assert [line["step"] for line in metrics(tmp_path / "again")][-1] == step - 1, every_step.err
     for kept in checkpoints.steps(run / "last"):
         restored = checkpoints.restore(run / "last", like=training_state(), step=kept)
