@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, UInt8
 
 from unetrep_jax.storage import InputError
 
-CHUNK = 128 << 20  # bytes
+CHUNK = 1 << 30  # bytes; in smaller blocks of large images, making them takes longer than multiplying them
 Set = Float[np.ndarray, "_ ..."] | UInt8[np.ndarray, "_ ..."]
 
 

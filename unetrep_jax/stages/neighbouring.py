@@ -14,7 +14,6 @@ from unetrep_jax.stages.remembered import remember
 from unetrep_jax.stages.wording import estimate_of, quartiles_of
 from unetrep_jax.storage import InputError
 
-SEARCH_BYTES = 512 << 20  # working memory of a search: the more, the faster
 PCA_IMAGES = 10_000  # from which the principal axes of the pixels are taken, spread over the set
 ALIKE_IMAGES = 2000  # which are compared with their neighbours pixel by pixel, spread over the set
 PERMUTATIONS = 200  # of the labels
@@ -155,7 +154,6 @@ def searched(
         context.settings.neighbours,
         metric="euclidean" if space.endswith("Euclidean") else "cosine",
         exclude_self=True,
-        chunk_bytes=SEARCH_BYTES,
         on_pairs=on_pairs,
     )
     return {"index": found.index.astype(np.int32)}
