@@ -178,7 +178,7 @@ def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
     run = Run(config, workdir, model, train_set, validation_set, total)
     open_batches(run).close()
     make_step(run, make_optimizer(run)[0])
-    if fresh or not resumes(run):
+    if config.train.start_from and (fresh or not resumes(run)):
         start_params(run, say=lambda _: None)
     return run
 
@@ -209,16 +209,16 @@ def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
 
     from unetrep_jax import checkpoints, models
 
-    params = models.init_params(run.model, jax.random.key(run.config.seed))
-    source = run.config.train.start_from
+    key, source = jax.random.key(run.config.seed), run.config.train.start_from
     if not source:
-        return params
+        return models.init_params(run.model, key)
     if run.workdir.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
         raise InputError(
             f"train.start_from = {source} lies in the run's own folder {run.workdir}; use another --workdir."
         )
     opened = checkpoints.open_checkpoint(source, say=say)
-    if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, params):
+    wanted = jax.eval_shape(functools.partial(models.init_params, run.model), key)
+    if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, wanted):
         raise InputError(
             f"train.start_from = {source} holds another network than model.* describes; give it the same model settings."
         )
@@ -475,8 +475,12 @@ class Loop:
         self.run, self.average = run, config.train.ema_decay > 0
         optimizer, self.schedule = make_optimizer(run)
         resuming = resumes(run)
-        params = models.init_params(run.model, jax.random.key(config.seed)) if resuming else start_params(run)
-        state = devices.to_host(training.init_state(params, optimizer, average=self.average))
+        initial = functools.partial(training.init_state, optimizer=optimizer, average=self.average)
+        key = jax.random.key(config.seed)
+        if resuming:  # shapes are all that is needed
+            state = jax.eval_shape(lambda key: initial(models.init_params(run.model, key)), key)
+        else:
+            state = devices.to_host(initial(start_params(run)))
         self.recent, self.best_psnr = [], -math.inf
         self.batches = open_batches(run)
         if resuming:
