@@ -142,7 +142,7 @@ def selectivity_by_noise(
     for axes in grid[1]:
         axes.axhline(rejected_below, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     grid[0, 0].set(ylabel="participation ratio over images", ylim=(0, 1))
-    grid[1, 0].set(ylabel="p-value of one hump", yscale="log")
+    grid[1, 0].set(ylabel="p-value for one hump", yscale="log")
     grid[1, 0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda height, _: f"{height:g}"))
     figure.supxlabel(NOISE_LABEL, fontsize=8)
     figure.legend(

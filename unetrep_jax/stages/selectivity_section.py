@@ -56,9 +56,10 @@ def section_selectivity(context: Context, arrays: Arrays, summary: dict) -> Any:
         context.sigmas,
         {
             label: {POPULATIONS[name]: arrays[f"by_noise/{name}/{quantity}"] for name in names}
-            for quantity, label in zip(
-                ("ratio", "ratio_without_threshold"), (THRESHOLDS["maximum"], THRESHOLDS["none"]), strict=True
-            )
+            for quantity, label in {
+                "ratio": f"above the {THRESHOLDS['maximum']}",
+                "ratio_without_threshold": THRESHOLDS["none"],
+            }.items()
         },
         {
             label: {POPULATIONS[name]: arrays[f"by_noise/{name}/{dip}_p"] for name in names}
