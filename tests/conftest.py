@@ -31,7 +31,7 @@ devices.start(cpu_devices=2)
 
 @pytest.fixture(scope="module", autouse=True)
 def _unrendered(request):
-    """In tests of stages figures are made and not rendered; tests of scripts and of figures render."""
+    """In tests of stages figures are made and not rendered; tests of figures render, and scripts in their own processes."""
     with pytest.MonkeyPatch.context() as patch:
         if request.path.name.startswith(("test_stages", "test_docs")):
             from unetrep_jax import figures

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random
 import numpy as np
 
-from unetrep_jax import checkpoints, data, noise, storage
+from unetrep_jax import checkpoints, data, measures, noise, storage
 
 ROOT = Path(__file__).parents[1]
 PHOTO16 = ROOT / "pretrained" / "photo16"
@@ -31,6 +31,8 @@ def test_photo16_denoises_photographs_that_it_never_saw(tmp_path):
     noisy = noise.add_noise(noise.image_keys(jax.random.key(0), jnp.arange(16)), clean, 50 / 255)
     gain = noise.psnr(denoiser.denoise(noisy), clean).mean() - noise.psnr(noisy, clean).mean()
     assert gain > 9  # dB
+    ratio = measures.participation_ratio(denoiser.represent(noisy))
+    assert ((ratio > 1 / 128) & (ratio < 1)).all()
 
 
 def test_analyze_opens_photo16_with_the_bundled_photographs(tmp_path):

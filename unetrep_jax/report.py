@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from unetrep_jax import storage
+from unetrep_jax.figures import FORMATS
 
 Cell = str | int | float | None
 
@@ -194,7 +195,7 @@ def _row(cells: list[str], aligned: list[str]) -> str:
 def _figure(picture: Picture, caption: str, folder: Path) -> str:
     content, width, height = _read_png(picture.path)
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    files = [file for kind in ("png", "pdf", "svg") if (file := picture.path.with_suffix(f".{kind}")).is_file()]
+    files = [file for kind in FORMATS if (file := picture.path.with_suffix(f".{kind}")).is_file()]
     links = " · ".join(f'<a href="{_link(file, folder)}">{file.suffix[1:].upper()}</a>' for file in files)
     shown = round(width * _SCREEN), round(height * _SCREEN)
     return (
