@@ -17,6 +17,7 @@ Stages, each cached by its settings, the checkpoint and the images:
   probe            a linear classifier of labels on phi
   embedding        distances in phi against distances between densities (equations 3, 4)
   location         what shifts change, and how well phi tells a place
+  emergence        what emerges when: the measures along the training, where the run kept milestones; other runs --beside it
 Then `summary.json` and `report.html` are written from the saved arrays; figures are drawn where something has changed.
 Settings are changed by --config.analysis.key=value, --config.data.key=value, --config.devices.key=value.
 """
@@ -49,6 +50,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--images", help="folder, .npy file, photographs, or tfds:NAME[:SPLIT] (default: the run's validation set)"
     )
     parser.add_argument("--outdir", help="where results go (default: RUN/analysis)")
+    parser.add_argument(
+        "--beside", nargs="+", metavar="RUN", default=[], help="runs whose training is shown beside this one's (emergence)"
+    )
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages and what they need")
     parser.add_argument(
         "--redo", nargs="+", metavar="STAGE", default=[], help="run these stages even if they are up to date"
@@ -116,9 +120,65 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
         circular=lambda: circular(config, opened.params),
+        courses=courses([run, *map(Path, arguments.beside)], config),
         outdir=outdir(arguments, opened),
     )
     return context, arguments
+
+
+def courses(runs: list[Path], config: Any) -> dict[str, Any]:
+    """Run -> its milestones, the untrained network first. The first run need not have any; the others, named to be shown, must."""
+    from unetrep_jax import checkpoints
+
+    found: dict[str, Any] = {}
+    for run in runs:
+        kept = [run / "milestones" / str(step) for step in checkpoints.steps(run / "milestones")]
+        if not kept and run is runs[0]:
+            continue
+        if not kept:
+            raise InputError(
+                f"--beside {run}: it kept no checkpoints along its training; train with --config.checkpoint.milestones=12."
+            )
+        of_run = configs.from_plain(checkpoints.read_config(kept[0]))
+        for key in ("image_size", "image_channels"):
+            if of_run.data[key] != config.data[key]:
+                raise InputError(
+                    f"--beside {run}: it has data.{key} = {of_run.data[key]}, the run analysed {config.data[key]}; "
+                    "compare runs on equal images."
+                )
+        # A run that began with another's parameters does not tell how many images those had seen.
+        start = of_run.train.start_from
+        name, first = (f"{run.name}, from another's end on", ()) if start else (run.name, (before_training(of_run),))
+        if name in found:
+            raise InputError(f"--beside {run}: another run is called {run.name} too; give each folder its own name.")
+        found[name] = (*first, *(milestone(folder, of_run) for folder in kept))
+    return found
+
+
+def milestone(folder: Path, config: Any) -> Any:
+    """A checkpoint on the way of a run; its last parameters, for early averages are still those of the start."""
+    from unetrep_jax import checkpoints, stages
+
+    seen = int(folder.name) * config.train.batch_size
+    opened = functools.partial(checkpoints.load_denoiser, folder, weights="params", say=lambda _: None)
+    return stages.Milestone(seen, f"{checkpoints.fingerprint(folder)} params", opened)
+
+
+def before_training(config: Any) -> Any:
+    """The random parameters that a run began with."""
+    import json
+
+    import jax
+
+    from unetrep_jax import denoiser, models, stages
+
+    settings = {**config.model, "image_channels": config.data.image_channels}
+
+    def opened() -> Any:
+        model = models.build(**settings)
+        return denoiser.bind(model, models.init_params(model, jax.random.key(config.seed)))
+
+    return stages.Milestone(0, f"{json.dumps(settings)} untrained, seed {config.seed}", opened)
 
 
 def circular(config: Any, params: Any) -> Any:

@@ -115,6 +115,7 @@ def get_config() -> ConfigDict:
             "untrained_images": 2000,  # of these, spread evenly, for the untrained network
             "first_images": 200,  # denoising: of the first ones the PSNR is also given apart, as published tables do
             "spectrum_images": 20_000,  # denoising: training images, spread over the set, for the Wiener filter
+            "memory_images": 1000,  # denoising: training images, spread over the set, of which the PSNR is given beside the others'
             "batch_size": 64,  # images at once, over the devices of one process
             "sigmas": (  # noise levels, intensity units x 255
                 0.0,
@@ -163,6 +164,8 @@ def get_config() -> ConfigDict:
             "embedding_updates": 30,  # most updates of the pixels in one matching
             "location_images": 100,  # images that are shifted
             "location_composites": 1800,  # images with a pasted object whose place is decoded; 30 or more
+            "emergence_images": 1000,  # images on which checkpoints along the training are measured, spread evenly
+            "emergence_clusters": 20,  # clusters of phi at each of them
             "samples": 64,  # unconditional samples
             "copy_images": 20_000,  # training images, spread over the set, among which copies are looked for; 0 = all
             "sample_sigma_0": 1.0,  # noise level of the start, intensity units; the paper: 3

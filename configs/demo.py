@@ -32,6 +32,7 @@ def get_config():
     config.log.every = 200
     config.analysis.untrained_images = 128
     config.analysis.spectrum_images = 2000
+    config.analysis.memory_images = 128
     config.analysis.sigmas = (0.0, 10.0, 25.0, 50.0, 100.0)
     config.analysis.draws = 2
     config.analysis.clusters = (4, 8)

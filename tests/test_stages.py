@@ -30,6 +30,7 @@ SETTINGS = {
     "top_images_targets": 1, "neighbours": 4, "neighbour_targets": 2, "probe_sigmas": (100.0,), "probe_images": 40,
     "embedding_pairs": 4, "embedding_reconstructed_pairs": 3, "embedding_samples": 1, "embedding_draws": 1, "embedding_levels": 2,
     "embedding_sigma_end": 0.1, "embedding_updates": 2, "location_images": 4, "location_composites": 30,
+    "emergence_images": 0, "emergence_clusters": 3, "memory_images": 40,
     "figure_formats": ("png",),
 }  # fmt: skip
 WEIGHTS = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
@@ -93,6 +94,31 @@ def test_psnr_is_that_of_the_denoiser_and_the_noise(make_context, tmp_path):
         assert wiener > arrays["psnr/Wiener, channels apart"][:, column].mean() > arrays["psnr/noisy"][:, column].mean()
     summary = summary_of(tmp_path, "denoising")
     assert summary["images"] == 60 and summary["first_images"] == 10 and summary["spectrum_images"] == 50
+    assert summary["training_images"]["images"] == 40
+    assert "Does it remember its training images?" in stages.write_report(context).read_text()
+
+
+def test_a_denoiser_that_knows_an_image_by_heart_is_told_from_one_that_does_not(make_context, tmp_path):
+    """Both are halfway from the noisy image to some training image: the nearest one, or one of other images."""
+    analysed, learnt, others = image_set(), image_set(seed=1), image_set(seed=2)
+
+    def more(known, name):
+        clean = noise.to_unit(jnp.asarray(known.images))
+
+        def denoise(y):
+            distances = jnp.square(y[:, None] - clean[None]).sum((2, 3, 4))
+            return (y + clean[distances.argmin(1)]) / 2
+
+        context = make_context(training_images=lambda: learnt, memory_images=60)
+        context = context._replace(images=analysed, identity=name, denoiser=context.denoiser._replace(denoise=denoise))
+        stages.run_stages(context, ["denoising"], [])
+        summary = summary_of(tmp_path, "denoising")
+        level = summary["sigma_times_255"].index(10)
+        return {key: values[level] for key, values in summary["training_images"]["more_db"].items()}
+
+    by_heart, otherwise = more(learnt, "by heart"), more(others, "otherwise")
+    assert by_heart["low"] > 1
+    assert otherwise["low"] < 0 < otherwise["high"]
 
 
 def test_without_training_images_there_is_no_wiener_filter_and_the_report_says_so(make_context, tmp_path):

@@ -243,7 +243,17 @@ def open_checkpoint(path: Path | str, step: int | None = None, weights: str | No
     header = _header(folder)
     say(f"{folder}: step {header['step']}, {'averaged' if weights == 'averaged' else 'unaveraged'} parameters.")
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), _read_arrays(folder, [weights])[weights])
-    return Opened(header["config"], params, header["step"], weights, folder, sha256(folder / MANIFEST))
+    return Opened(header["config"], params, header["step"], weights, folder, fingerprint(folder))
+
+
+def fingerprint(folder: Path | str) -> str:
+    """Names a single checkpoint's content: sha256 of its manifest."""
+    return sha256(Path(folder) / MANIFEST)
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """The whole configuration of the run that a single checkpoint belongs to; empty when it cannot be read."""
+    return _header(Path(folder)).get("config", {})
 
 
 def load_denoiser(

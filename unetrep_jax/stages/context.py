@@ -1,7 +1,8 @@
 """What every stage of the analysis works on, and how it stores and shows its results."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,20 @@ LOWEST_COMPARED = (
 )
 
 
+class Milestone(NamedTuple):
+    """A denoiser on the way of its training.
+
+    Attributes:
+      images: training images seen so far, each as often as it was; 0 before the first.
+      identity: names the checkpoint and the weights taken from it.
+      open: opens it.
+    """
+
+    images: int
+    identity: str
+    open: Callable[[], Denoiser]
+
+
 class Context(NamedTuple):
     """What the stages work on.
 
@@ -34,6 +49,7 @@ class Context(NamedTuple):
       training_log: the run's `metrics.jsonl`, where there is one.
       outdir: folder of all results.
       circular: opens the same weights with circular padding; None where the denoiser is not one of `models`.
+      courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
     """
 
     denoiser: Denoiser
@@ -46,6 +62,7 @@ class Context(NamedTuple):
     training_log: Path
     outdir: Path
     circular: Callable[[], Denoiser | None] = lambda: None
+    courses: Mapping[str, tuple[Milestone, ...]] = MappingProxyType({})
 
     @property
     def sigmas(self) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from unetrep_jax import baselines, devices, figures, report, storage, training
+from unetrep_jax import baselines, devices, figures, measures, report, storage, training
 from unetrep_jax.stages.context import Arrays, Context, picture, spread, write_stage
+from unetrep_jax.stages.wording import estimate_of, estimate_text
 from unetrep_jax.storage import InputError
 
 PUBLISHED_SIGMAS = np.float32([10, 25, 50, 100]) / np.float32(255)
@@ -29,6 +30,8 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
     arrays: Arrays = {"sigmas": sigmas}
     for name, (constants, denoise) in methods.items():
         arrays[f"psnr/{name}"], arrays["psnr/noisy"] = psnr_of(context, denoise, constants, images, sigmas, name)
+    if spectrum is not None:
+        arrays |= psnr_of_training_images(context, {name: methods[name] for name in ("network", "Wiener")}, sigmas)
     shown = images[: min(6, len(images))]
     sigmas_shown = PUBLISHED_SIGMAS[1:]
     strips = [pictures_of(context, shown, sigma) for sigma in sigmas_shown]
@@ -48,6 +51,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
         "psnr_db_first_images": {
             name[5:]: a[first].mean(axis=0) for name, a in arrays.items() if name.startswith("psnr/")
         },
+        "training_images": remembered(context, arrays) if spectrum is not None else None,
     }
     write_stage(folder, key, arrays, summary)
 
@@ -65,8 +69,41 @@ def training_spectrum(context: Context) -> tuple[Any, int]:
     return baselines.mean_and_spectrum(train_set.images[chosen]), len(chosen)
 
 
-def psnr_of(context: Context, denoise: Callable, constants: Any, images: Any, sigmas: Any, label: str) -> Any:
-    """(denoised, noisy) PSNR [n, levels]."""
+def psnr_of_training_images(context: Context, methods: dict[str, tuple[Any, Callable]], sigmas: Any) -> Arrays:
+    """PSNR of images that it was trained on, with noise that no other image here has."""
+    training_set = context.training_images().images
+    seen = training_set[spread(len(training_set), context.settings.memory_images)]
+    above = len(context.images.images)
+    return {
+        f"training/{name}": psnr_of(context, denoise, constants, seen, sigmas, f"{name}, training images", above)[0]
+        for name, (constants, denoise) in methods.items()
+    }
+
+
+def remembered(context: Context, arrays: Arrays) -> dict:
+    """How much better the network does on the images that it was trained on than on the analysed ones.
+
+    Beyond the Wiener filter, which cannot remember an image: some images are easier than others for any denoiser. Means over
+    images, intervals by the bootstrap (Efron 1979), the two sets resampled apart.
+    """
+    seed = context.settings.seed
+    gains = [arrays[f"{images}/network"] - arrays[f"{images}/Wiener"] for images in ("training", "psnr")]
+    of_training, of_analysed = (
+        measures.bootstrap_means(gain, seed=number) for number, gain in enumerate(gains, start=seed)
+    )
+    return {
+        "images": len(gains[0]),
+        "psnr_db": {name: arrays[f"training/{name}"].mean(axis=0) for name in ("network", "Wiener")},
+        "gain_over_wiener_db": estimate_of(of_training),
+        "gain_over_wiener_of_analysed_db": estimate_of(of_analysed),
+        "more_db": estimate_of(of_training - of_analysed),
+    }
+
+
+def psnr_of(
+    context: Context, denoise: Callable, constants: Any, images: Any, sigmas: Any, label: str, numbered_from: int = 0
+) -> Any:
+    """(denoised, noisy) PSNR [n, levels]; an image's noise comes from its number, counted from `numbered_from`."""
     size = context.settings.batch_size
     step = devices.parallel_map(training.psnr_step(denoise, seed=context.settings.seed), size)
     constants = devices.replicate((constants, sigmas), local=True)
@@ -74,7 +111,7 @@ def psnr_of(context: Context, denoise: Callable, constants: Any, images: Any, si
     with storage.Progress(f"denoising, {label}", len(images)) as progress:
         for first in range(0, len(images), size):
             index = np.arange(first, min(first + size, len(images)), dtype=np.int32)
-            results.append(step(constants, (np.asarray(images[index]), index)))
+            results.append(step(constants, (np.asarray(images[index]), index + np.int32(numbered_from))))
             progress.advance(len(index))
     return tuple(np.concatenate(part) for part in zip(*results, strict=True))
 
@@ -99,6 +136,7 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         "network": "network, blind",
         "Wiener, channels apart": "Wiener filter, told σ (each colour)",
     }
+    memory = summary["training_images"]
     header = ("", *(f"σ = {255 * s:.0f}/255" for s in PUBLISHED_SIGMAS))
     rows = [(titles[name], *(f"{value:.2f}" for value in psnr[name].mean(axis=0)[columns])) for name in order]
     caption = f"PSNR in dB, mean over {summary['images']:,} images; peak 1, nothing clipped."
@@ -108,6 +146,11 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         caption += (
             f" The Wiener filters know σ and the mean power spectrum of {summary['spectrum_images']:,} training images."
         )
+    if memory:
+        for name in ("Wiener", "network"):
+            values = np.array(memory["psnr_db"][name])[columns]
+            rows.append((f"{titles[name]}, on training images", *(f"{value:.2f}" for value in values)))
+        caption += f" The last two rows: the same of {memory['images']:,} images that it was trained on."
     curve = figures.denoising_curve(
         sigmas, psnr["noisy"].mean(axis=0), {titles[name]: psnr[name].mean(axis=0) for name in reversed(order[1:])}
     )
@@ -125,7 +168,8 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         "Denoising",
         [
             "The network is blind: it is never told the noise level. "
-            "The Wiener filter, the best linear shift-invariant denoiser, is."
+            "The Wiener filter, the best linear shift-invariant denoiser, is.",
+            *([memory_text(memory, columns)] if memory else []),
         ],
         [report.Table(caption, header, rows)],
         [
@@ -136,4 +180,16 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
                 context, curve, "psnr", "Output PSNR against input PSNR (left) and the gain (right), means over images."
             ),
         ],
+    )
+
+
+def memory_text(memory: dict, columns: list[int]) -> str:
+    """Does it remember the images that it was trained on?"""
+    of_levels = ", ".join(
+        f"{estimate_text(memory['more_db'], level=column)} at {255 * sigma:.0f}/255"
+        for column, sigma in zip(columns, PUBLISHED_SIGMAS, strict=True)
+    )
+    return (
+        "Does it remember its training images? There it would be further above the Wiener filter than on the analysed ones. It is "
+        f"so by (dB, 95 % intervals): {of_levels}."
     )

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1]
 # The order of the paper's figures, where there is one.
 SECTIONS = (
     "architecture", "denoising", "sparsity", "robustness", "samples", "reconstructions", "selectivity", "top_images", "subspaces",
-    "neighbours", "clusters", "probe", "embedding", "location",
+    "neighbours", "clusters", "probe", "embedding", "location", "emergence",
 )  # fmt: skip
 
 

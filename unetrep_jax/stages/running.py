@@ -15,6 +15,8 @@ from unetrep_jax.stages import (
     denoising,
     embedding,
     embedding_section,
+    emergence_section,
+    emerging,
     location,
     neighbour_section,
     neighbouring,
@@ -48,7 +50,11 @@ SCHEDULE = (
 STAGES = {
     "architecture": Stage((), (), architecture.run_architecture, architecture.section_architecture),
     "denoising": Stage(
-        ("first_images", "spectrum_images", "seed"), (), denoising.run_denoising, denoising.section_denoising
+        ("first_images", "spectrum_images", "memory_images", "seed"),
+        (),
+        denoising.run_denoising,
+        denoising.section_denoising,
+        version=2,
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
@@ -165,6 +171,23 @@ STAGES = {
         location.section_location,
         ("moved", "placed"),
     ),
+    "emergence": Stage(
+        (
+            "emergence_images",
+            "emergence_clusters",
+            "cluster_runs",
+            "neighbours",
+            "robustness_sigma",
+            "sigmas",
+            "sigma",
+            "draws",
+            "seed",
+        ),
+        (),
+        emerging.run_emergence,
+        emergence_section.section_emergence,
+        ("emergence_kept",),
+    ),
 }
 READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions", "probe", "embedding")
 
@@ -176,6 +199,8 @@ def stage_key(context: Context, name: str) -> str:
     needs = [stage_key(context, other) for other in stage.needs]
     if name in READS_TRAINING_IMAGES:
         needs.append(context.training_identity)
+    if name == "emergence":
+        needs += [f"{run}: {each.images} {each.identity}" for run, course in context.courses.items() for each in course]
     made_by = f"{name} {stage.version}"
     return storage.fingerprint(made_by, context.identity, context.images.fingerprint, settings, needs)
 
