@@ -1,4 +1,4 @@
-"""Analyses a trained denoiser: python analyze.py --ckpt RUN [--images SOURCE] [--outdir DIR] [--only STAGE ...] [--redo STAGE ...]
+"""Analyses a trained denoiser: python analyze.py [--ckpt RUN] [--images SOURCE] [--outdir DIR] [--only STAGE ...] [--redo ...]
 
 Stages, each cached by its settings, the checkpoint and the images:
   architecture     the network from its own shapes (figure 9)
@@ -35,6 +35,7 @@ import configs
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
+REFERENCE = Path(__file__).parent / "pretrained" / "photo16"  # what is analysed when nothing is named
 STAGES = re.findall(r"^  (\w+)  ", __doc__, re.MULTILINE)  # known before anything slow is imported
 
 
@@ -43,7 +44,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = configs.Parser(
         prog="analyze.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--ckpt", help="a run folder, a series of checkpoints, or one checkpoint")
+    parser.add_argument(
+        "--ckpt", help=f"a run folder, a series of checkpoints, or one checkpoint (default: pretrained/{REFERENCE.name})"
+    )
     parser.add_argument("--step", type=int, help="checkpoint step (default: the best)")
     parser.add_argument("--weights", help="averaged or params (default: averaged where the run kept them)")
     parser.add_argument(
@@ -61,10 +64,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in [*(arguments.only or []), *arguments.redo]:
         if name not in STAGES:
             raise InputError(f"stage {name!r} is unknown. Known: {', '.join(STAGES)}.")
-    if not arguments.ckpt:
-        raise InputError(
-            "--ckpt is missing; give a run folder, such as runs/demo, or a checkpoint, such as pretrained/photo16."
-        )
+    arguments.ckpt = arguments.ckpt or str(REFERENCE)
     for argument in rest:
         if argument.startswith("--config.") and not argument.startswith(CHANGEABLE):
             key = argument.partition("=")[0]
@@ -75,13 +75,25 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def open_images(arguments: argparse.Namespace, config: Any) -> Any:
-    """The images to analyse: those named, or the run's validation set."""
+    """The images to analyse: those named, or the run's validation set; for a model of `pretrained/`, the photographs without it."""
     from unetrep_jax import data
 
-    if not arguments.images:
-        return data.load("validation", stride=stride(config), **config.data)
     keys = ("image_size", "image_channels", "cache_dir", "max_unreadable", "data_dir", "zip_dir")
-    return data.open_images(arguments.images, stride=stride(config), **{key: config.data[key] for key in keys})
+    form = {"stride": stride(config), **{key: config.data[key] for key in keys}}
+    if arguments.images:
+        return data.open_images(arguments.images, **form)
+    shipped = Path(arguments.ckpt).resolve().parent == REFERENCE.parent
+    try:
+        return data.load("validation", may_prepare=not shipped, stride=stride(config), **config.data)
+    except InputError as error:
+        if not shipped:
+            raise
+        print(
+            f"{str(error).splitlines()[0]}\nSo the photographs that come with the installed packages are analysed: the numbers "
+            "will not be those of docs/results.md. --images names others.",
+            file=sys.stderr,
+        )
+        return data.open_images("photographs", **form)
 
 
 def stride(config: Any) -> int:

@@ -35,13 +35,15 @@ def test_photo16_denoises_photographs_that_it_never_saw(tmp_path):
     assert ((ratio > 1 / 128) & (ratio < 1)).all()
 
 
-def test_analyze_opens_photo16_with_the_bundled_photographs(tmp_path):
+def test_analyze_opens_the_reference_model_and_where_its_images_are_not_the_bundled_photographs(tmp_path):
     settings = {"images": 16, "clusters": (3,)}
-    command = ["analyze.py", "--ckpt", PHOTO16, "--images", "photographs", "--outdir", tmp_path / "out", "--only", "architecture"]
+    command = ["analyze.py", "--outdir", tmp_path / "out", "--only", "architecture"]
     command += [f"--config.analysis.{key}={value}" for key, value in settings.items()]
-    command += [f"--config.data.cache_dir={tmp_path}", "--config.devices.compilation_cache="]
+    command += [f"--config.data.{key}={tmp_path}" for key in ("cache_dir", "data_dir")]
+    command += ["--config.devices.compilation_cache="]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "will not be those of docs/results.md" in done.stderr
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"architecture.png", "architecture.pdf"}
     assert "photo16" in (tmp_path / "out" / "report.html").read_text()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["architecture"]["phi"] == 128

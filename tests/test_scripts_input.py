@@ -120,7 +120,6 @@ CASES = {
     "labels of another length": changed("[7]", "[24]", data__validation_labels="{shelf}/labels.npy"),
     "nothing to start from": changed("{shelf}/gone", "no folder", train__start_from="{shelf}/gone"),
     "another network to start from": changed("train.start_from", "model", train__start_from="{run}", model__mid_depth=2),
-    "no checkpoint given": analyze(says=("--ckpt is missing",)),
     "no devices": analyze(
         "--ckpt", "{shelf}/gone", "--config.devices.cpu_devices=0", says=("devices.cpu_devices must be 1 or more; got 0",)
     ),
