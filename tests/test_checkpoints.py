@@ -507,6 +507,21 @@ def test_820_thousand_parameters_are_exported_in_four_megabytes(tmp_path):
     assert sum(path.stat().st_size for path in files_of(tmp_path / "small")) <= 4_000_000
 
 
+def test_exported_as_bfloat16_parameters_take_half_the_space_and_open_as_the_nearest_ones(tmp_path):
+    params = {"kernel": np.random.default_rng(0).normal(size=(3, 3, 128, 256)).astype("f")}
+    with writing(tmp_path / "last") as series:
+        series.save(1, params=params, train=COUNT, data={}, config=CONFIG)
+    sizes = {}
+    for dtype in ("float32", "bfloat16"):
+        assert checkpoints.main([str(tmp_path), str(tmp_path / dtype), "--dtype", dtype]) == 0
+        sizes[dtype] = sum(path.stat().st_size for path in files_of(tmp_path / dtype))
+    assert sizes["bfloat16"] < 0.6 * sizes["float32"]
+    opened = checkpoints.open_checkpoint(tmp_path / "bfloat16").params["kernel"]
+    assert opened.dtype == np.float32
+    error = abs(opened - params["kernel"])
+    assert error.max() > 0 and (error <= abs(params["kernel"]) * 2.0**-8).all()
+
+
 def test_the_command_line_exports_and_overwrites_nothing(run, tmp_path, capsys):
     arguments = [str(run), str(tmp_path / "out"), "--step", "10", "--weights", "params"]
     assert checkpoints.main(arguments) == 0

@@ -43,6 +43,7 @@ PROGRAM = "unetrep_jax"
 FORMAT = 1
 SERIES = ("best", "last")
 WEIGHTS = ("averaged", "params")
+DTYPES = ("float32", "bfloat16")  # in which parameters are exported
 # Settings, or whole sections, that hold only on the machine where a run was made.
 LOCAL = {
     *("devices", "train.start_from", "data.cache_dir", "data.data_dir", "data.zip_dir"),
@@ -266,25 +267,34 @@ def load_denoiser(
 
 
 def export(
-    path: Path | str, out: Path | str, step: int | None = None, weights: str | None = None, say: Say = tell
+    path: Path | str,
+    out: Path | str,
+    step: int | None = None,
+    weights: str | None = None,
+    say: Say = tell,
+    dtype: str = "float32",
 ) -> None:
-    """Writes a single checkpoint without training state: parameters (float32), configuration, manifest.
+    """Writes a single checkpoint without training state: parameters, configuration, manifest.
 
     Settings that name places on this machine are left out of the configuration (`LOCAL`); defaults take their place.
 
     Args:
       path, step, weights, say: what to copy, as in `open_checkpoint`.
       out: folder to write.
+      dtype: "float32", or "bfloat16": half the size, each parameter rounded to 8 bits of precision. Either opens as float32.
 
     Raises:
-      InputError: `out` exists, or as `open_checkpoint`.
+      InputError: `out` exists, another dtype, or as `open_checkpoint`.
       OSError: it could not be written.
     """
     out = Path(out).resolve()
     if out.exists():
         raise InputError(f"{out} exists, and export overwrites nothing: give another name, or remove it first.")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown. Known: {', '.join(DTYPES)}.")
     opened = open_checkpoint(path, step, weights, say)
-    _write_parameters(out, {opened.weights: opened.params}, _portable(opened.config), opened.step)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), opened.params)
+    _write_parameters(out, {opened.weights: params}, _portable(opened.config), opened.step)
 
 
 def keep_parameters(folder: Path | str, step: int, *, params: PyTree, averaged: PyTree = None, config: Mapping) -> None:
@@ -500,9 +510,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", help="folder to write; must not exist")
     parser.add_argument("--step", type=int, help="an exact step; default: the best")
     parser.add_argument("--weights", choices=WEIGHTS, help="default: averaged, where there are any")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the parameters; bfloat16 halves the size")
     given = parser.parse_args(arguments)
     try:
-        export(given.run, given.out, given.step, given.weights)
+        export(given.run, given.out, given.step, given.weights, dtype=given.dtype)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

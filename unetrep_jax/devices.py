@@ -61,7 +61,7 @@ def start(
     os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + cpu_devices))
     # It also aborts when a sum takes 40 s, as on a busy machine, or one that slept. A day is as good as never.
     flags = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
-    # The kernels that XLA fuses by default train narrow networks 1.3 to 1.5 times slower than its older ones do.
+    # The kernels that XLA fuses by default train narrow networks 1.2 to 1.6 times slower than its older ones do.
     flags += " --xla_cpu_experimental_ynn_fusion_type=" if _knows("xla_cpu_experimental_ynn_fusion_type") else ""
     os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
     if not distributed:
