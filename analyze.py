@@ -35,7 +35,7 @@ import configs
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
-REFERENCE = Path(__file__).parent / "pretrained" / "photo16"  # what is analysed when nothing is named
+REFERENCE = Path(__file__).resolve().parent / "pretrained" / "photo16"  # what is analysed when nothing is named
 STAGES = re.findall(r"^  (\w+)  ", __doc__, re.MULTILINE)  # known before anything slow is imported
 
 
@@ -54,16 +54,28 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--outdir", help="where results go (default: RUN/analysis)")
     parser.add_argument(
-        "--beside", nargs="+", metavar="RUN", default=[], help="runs whose training is shown beside this one's (emergence)"
+        "--beside",
+        nargs="+",
+        metavar="RUN",
+        default=[],
+        action="extend",
+        help="runs whose training is shown beside this one's (emergence)",
     )
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages and what they need")
     parser.add_argument(
         "--redo", nargs="+", metavar="STAGE", default=[], help="run these stages even if they are up to date"
     )
     arguments, rest = parser.parse_known_args(argv)
+    # Images that were asked for are analysed or missed; only where nothing was, others may take their place.
+    arguments.names_images = any(
+        argument.startswith("--config.data.") and not argument.startswith(("--config.data.cache_dir", "--config.data.data_dir"))
+        for argument in rest
+    )
     for name in [*(arguments.only or []), *arguments.redo]:
         if name not in STAGES:
             raise InputError(f"stage {name!r} is unknown. Known: {', '.join(STAGES)}.")
+    if arguments.ckpt == "":
+        raise InputError("--ckpt is empty; give a run folder or a checkpoint, or leave it out for the reference model.")
     arguments.ckpt = arguments.ckpt or str(REFERENCE)
     for argument in rest:
         if argument.startswith("--config.") and not argument.startswith(CHANGEABLE):
@@ -82,18 +94,19 @@ def open_images(arguments: argparse.Namespace, config: Any) -> Any:
     form = {"stride": stride(config), **{key: config.data[key] for key in keys}}
     if arguments.images:
         return data.open_images(arguments.images, **form)
-    shipped = Path(arguments.ckpt).resolve().parent == REFERENCE.parent
+    shipped = Path(arguments.ckpt).resolve().parent == REFERENCE.parent and not config.data.zip_dir
     try:
         return data.load("validation", may_prepare=not shipped, stride=stride(config), **config.data)
     except InputError as error:
-        if not shipped:
+        if not shipped or arguments.names_images:
             raise
         print(
             f"{str(error).splitlines()[0]}\nSo the photographs that come with the installed packages are analysed: the numbers "
             "will not be those of docs/results.md. --images names others.",
             file=sys.stderr,
         )
-        return data.open_images("photographs", **form)
+        arguments.images = "photographs"  # which the folder of the results is named after
+        return data.open_images(arguments.images, **form)
 
 
 def stride(config: Any) -> int:
@@ -132,48 +145,60 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
         circular=lambda: circular(config, opened.params),
-        courses=courses([run, *map(Path, arguments.beside)], config),
+        courses=courses(run, [Path(given) for given in arguments.beside], config),
         outdir=outdir(arguments, opened),
     )
     return context, arguments
 
 
-def courses(runs: list[Path], config: Any) -> dict[str, Any]:
-    """Run -> its milestones, the untrained network first. The first run need not have any; the others, named to be shown, must."""
-    from unetrep_jax import checkpoints
-
-    found: dict[str, Any] = {}
-    for run in runs:
-        kept = [run / "milestones" / str(step) for step in checkpoints.steps(run / "milestones")]
-        if not kept and run is runs[0]:
-            continue
-        if not kept:
+def courses(own: Path, others: list[Path], config: Any) -> dict[str, Any]:
+    """Run -> its milestones, the untrained network first. The own run need not have any; the others, named to be shown, must."""
+    found = course(own.resolve(), config) if (own / "milestones").is_dir() else {}
+    for given in others:
+        run = given.resolve()
+        if run == own.resolve():
+            raise InputError(f"--beside {given} is the run that is analysed; name others.")
+        if not (run / "milestones").is_dir():
             raise InputError(
-                f"--beside {run}: it kept no checkpoints along its training; train with --config.checkpoint.milestones=12."
+                f"--beside {given} is no run that kept checkpoints along its training; give a folder that train.py wrote with "
+                "--config.checkpoint.milestones=12."
             )
-        of_run = configs.from_plain(checkpoints.read_config(kept[0]))
-        for key in ("image_size", "image_channels"):
-            if of_run.data[key] != config.data[key]:
-                raise InputError(
-                    f"--beside {run}: it has data.{key} = {of_run.data[key]}, the run analysed {config.data[key]}; "
-                    "compare runs on equal images."
-                )
-        # A run that began with another's parameters does not tell how many images those had seen.
-        start = of_run.train.start_from
-        name, first = (f"{run.name}, from another's end on", ()) if start else (run.name, (before_training(of_run),))
-        if name in found:
-            raise InputError(f"--beside {run}: another run is called {run.name} too; give each folder its own name.")
-        found[name] = (*first, *(milestone(folder, of_run) for folder in kept))
+        of_run = course(run, config)
+        if known := sorted(found.keys() & of_run.keys()):
+            raise InputError(f"--beside {given}: another run is called {known[0]!r} too; give each folder its own name.")
+        found |= of_run
     return found
 
 
+def course(run: Path, analysed: Any) -> dict[str, Any]:
+    """A run's name -> its milestones, which take the analysed images; nothing for a run that has none yet."""
+    from unetrep_jax import checkpoints
+
+    kept = [run / "milestones" / str(step) for step in checkpoints.steps(run / "milestones")]
+    plain = {folder: checkpoints.read_config(folder) for folder in kept}
+    if bad := [folder for folder, settings in plain.items() if not settings]:
+        raise InputError(f"{bad[0]} is damaged: its configuration cannot be read; remove it, and the others are shown.")
+    if not kept:
+        return {}
+    config = configs.from_plain(plain[kept[0]])
+    size, channels = analysed.data.image_size, analysed.data.image_channels
+    if config.data.image_channels != channels or size % stride(config):
+        raise InputError(
+            f"--beside {run}: its network takes images of {config.data.image_channels} channels and a side divisible by "
+            f"{stride(config)}; those analysed have {channels} and {size}. Compare runs on the same images."
+        )
+    # A run that began with another's parameters does not tell how many images those had seen.
+    start = config.train.start_from
+    name, first = (f"{run.name}, from another's end on", ()) if start else (run.name, (before_training(config),))
+    return {name: (*first, *(milestone(folder, config) for folder in kept))}
+
+
 def milestone(folder: Path, config: Any) -> Any:
-    """A checkpoint on the way of a run; its last parameters, for early averages are still those of the start."""
+    """A checkpoint on the way of a run, averaged where the run kept averages."""
     from unetrep_jax import checkpoints, stages
 
     seen = int(folder.name) * config.train.batch_size
-    opened = functools.partial(checkpoints.load_denoiser, folder, weights="params", say=lambda _: None)
-    return stages.Milestone(seen, f"{checkpoints.fingerprint(folder)} params", opened)
+    return stages.Milestone(seen, checkpoints.fingerprint(folder), functools.partial(checkpoints.load_denoiser, folder))
 
 
 def before_training(config: Any) -> Any:

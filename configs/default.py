@@ -164,7 +164,7 @@ def get_config() -> ConfigDict:
             "embedding_updates": 30,  # most updates of the pixels in one matching
             "location_images": 100,  # images that are shifted
             "location_composites": 1800,  # images with a pasted object whose place is decoded; 30 or more
-            "emergence_images": 1000,  # images on which checkpoints along the training are measured, spread evenly
+            "emergence_images": 1000,  # images on which checkpoints along the training are measured, spread evenly; 0 = all
             "emergence_clusters": 20,  # clusters of phi at each of them
             "samples": 64,  # unconditional samples
             "copy_images": 20_000,  # training images, spread over the set, among which copies are looked for; 0 = all

@@ -95,6 +95,7 @@ ANALYSIS = {
     "analysis.embedding_updates": 2,
     "analysis.location_images": 4,
     "analysis.location_composites": 30,
+    "analysis.emergence_clusters": 3,
     "analysis.samples": 4,
     "analysis.sample_h0": 0.5,
     "analysis.sample_beta": 0.5,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unetrep_jax import figures
 from unetrep_jax.figures import clusters as cluster_figures
-from unetrep_jax.figures import style
+from unetrep_jax.figures import emergence, style
 
 BLOCKS = ("encoder1", "encoder2", "mid", "decoder2", "decoder1")
 random = np.random.default_rng(0)
@@ -334,6 +334,7 @@ NOTHING_AT_ALL = {
     "courses": lambda: cluster_figures.courses({"a": np.full((4, 6), np.nan)}),
     "embeddings": lambda: cluster_figures.embeddings({"a": (np.full((4, 2), np.nan), np.arange(4), list("abcd"))}),
     "training": lambda: figures.training_curves(GONE, GONE, np.empty(0), np.empty((0, 4)), LEVELS),
+    "emergence": lambda: emergence.emergence([emergence.Panel("a", {"b": (LEVELS, GONE)})]),
 }
 
 
@@ -343,6 +344,21 @@ def test_figures_of_nothing_but_nan_say_no_data(name, tmp_path):
     figure = NOTHING_AT_ALL[name]()
     figures.save(figure, tmp_path, "empty")
     assert "no data" in words(figure)
+
+
+def test_along_training_runs_have_their_own_milestones_and_one_legend_names_all_that_is_drawn():
+    runs = {"long": (np.array([0, 288, 30_000]), np.arange(3.0)), "short": (np.array([0, 500]), np.ones((2, 3)))}
+    panels = [emergence.Panel("PSNR", runs), emergence.Panel("agreement", runs, {"pixels": 0.5, "chance": 0.1}, percent=True)]
+    figure = emergence.emergence([*panels, panels[0]], one_legend=True)
+    first, second, _, empty = figure.axes
+    for axes in (first, second):
+        lines = {line.get_label(): line.get_xdata() for line in axes.lines[:2]}
+        np.testing.assert_array_equal(lines["long"], runs["long"][0])
+        np.testing.assert_array_equal(lines["short"], runs["short"][0])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["long", "short", "pixels", "chance"]
+    assert list(first.get_xticks()) == [0, 1000, 10_000]
+    assert not empty.axison
 
 
 def test_save_writes_png_at_200_dpi_and_pdf_with_searchable_text_and_no_date(tmp_path):

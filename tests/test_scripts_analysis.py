@@ -20,7 +20,7 @@ FIGURES = {
     "architecture", "channel_groups", "channel_marginals", "channel_selectivity",
     "channel_selectivity_by_noise", "channel_selectivity_mixture", "channel_stability", "cluster_page_1",
     "cluster_page_2", "cluster_page_3", "clusters", "clusters_by_noise", "clusters_from_classes",
-    "clusters_tsne", "denoising", "embedding", "embedding_by_level", "embedding_pairs",
+    "clusters_tsne", "denoising", "emergence", "embedding", "embedding_by_level", "embedding_pairs",
     "embedding_reconstructed", "location_decoded", "location_objects", "location_shifts", "matching_loss",
     "matching_noise_level", "neighbours_1", "neighbours_by_noise", "one_matching", "participation_ratio",
     "participation_ratio_by_noise", "probe_accuracy", "probe_paths", "psnr", "reconstruction_controls",

@@ -1,6 +1,7 @@
 """What emerges when: numbers at a milestone are those of the other stages; each is measured once; runs beside each other."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from test_stages import WEIGHTS, colour_denoiser, make_context  # noqa: F401 (a 
 
 import analyze
 import configs
-from unetrep_jax import checkpoints, clusters, denoiser, measures, models, neighbours, representation, stages
+from unetrep_jax import checkpoints, clusters, denoiser, models, neighbours, representation, stages
 from unetrep_jax.stages import emerging
 from unetrep_jax.stages.context import Milestone
 from unetrep_jax.storage import InputError
@@ -37,7 +38,7 @@ def summary_of(context):
 
 def test_a_milestones_numbers_are_those_of_the_other_stages(make_context):  # noqa: F811
     context = make_context()._replace(courses={RUN: course(-WEIGHTS, WEIGHTS)})
-    stages.run_stages(context, ["emergence", "sparsity", "denoising"], [])
+    stages.run_stages(context, ["emergence", "sparsity", "denoising", "robustness"], [])
     row = summary_of(context)["runs"][RUN][1]
     read = {
         name: json.loads((context.outdir / name / "summary.json").read_text()) for name in ("sparsity", "denoising")
@@ -50,15 +51,36 @@ def test_a_milestones_numbers_are_those_of_the_other_stages(make_context):  # no
     averages = np.load(context.outdir / "representations" / "mean.npy")
     phi = representation.layout(context.denoiser, (8, 8, 3)).of(averages, "mid")
     centred = phi - phi.mean(0)
-    assert row["stability"]["mid"]["value"] == pytest.approx(
-        measures.cosine(centred[:, 1], centred[:, 2]).mean(), abs=1e-4
-    )
+    of_trained = json.loads((context.outdir / "robustness" / "summary.json").read_text())["trained"]
+    expected = of_trained["blocks"]["mid"]["centred_direction"]["value"]
+    assert row["stability"]["mid"]["value"] == pytest.approx(expected, abs=1e-5)
+    fit, held = clusters.halves(60, 0)
+    for name, rows in (("separation", phi[:, 2]), ("separation_of_gaussian", clusters.gaussian_null(phi[:, 2], 0))):
+        centroids = clusters.kmeans(rows[fit], 3, seed=0, runs=2).centroids
+        apart = clusters.held_out_separation(rows[held], clusters.nearest_centroid(rows[held], centroids), centroids).ratio
+        assert row[name]["median"] == pytest.approx(np.median(apart[np.isfinite(apart)]), rel=1e-5)
+    assert row["separation"]["median"] > 2 * row["separation_of_gaussian"]["median"]
     labels = context.images.labels
     found = neighbours.nearest(centred[:, 2], centred[:, 2], 4, exclude_self=True)
     assert row["agreement"]["value"] == pytest.approx(neighbours.agreement(found.index, labels, labels).mean())
     whole = clusters.kmeans(phi[:, 2], 3, seed=0, runs=2)
     assert row["ami"] == pytest.approx(clusters.agreement(whole.assignment, labels))
     assert row["silent_channels"] == pytest.approx((phi[:, 2].max(0) <= 0).mean())
+
+
+def test_a_silent_network_has_no_ratio_and_its_dashes_are_printed(make_context):  # noqa: F811
+    context = make_context()._replace(courses={RUN: course(0 * WEIGHTS, WEIGHTS)})
+    stages.run_stages(context, ["emergence"], [])
+    silent, speaking = summary_of(context)["runs"][RUN]
+    assert silent["silent_channels"] == 1 and speaking["silent_channels"] < 1
+    assert silent["participation_ratio"]["mid"]["median"] is None
+    assert "nan" not in stages.write_report(context).read_text().lower().split("base64")[0]
+
+
+def test_a_level_beside_itself_has_no_stability(make_context):  # noqa: F811
+    context = make_context(sigma=50.0)._replace(courses={RUN: course(WEIGHTS)})
+    stages.run_stages(context, ["emergence"], [])
+    assert summary_of(context)["runs"][RUN][0]["stability"]["mid"]["value"] is None
 
 
 def test_a_milestone_is_measured_once_whatever_others_there_are(make_context):  # noqa: F811
@@ -101,8 +123,8 @@ def test_without_milestones_the_section_says_how_to_keep_them(make_context):  # 
 
 
 def test_too_few_images_are_refused_with_the_numbers(make_context):  # noqa: F811
-    context = make_context(emergence_images=10)._replace(courses={RUN: course(WEIGHTS)})
-    with pytest.raises(InputError, match=r"10 images are too few for analysis\.emergence_clusters = 3"):
+    context = make_context(emergence_images=7)._replace(courses={RUN: course(WEIGHTS)})
+    with pytest.raises(InputError, match=r"7 images are too few for 2 clusters of 4 and 4 neighbours"):
         emerging.run_emergence(context, context.outdir / "emergence", "key")
 
 
@@ -124,29 +146,50 @@ def small_run(tmp_path_factory):
 
 def test_a_runs_course_begins_before_its_training_and_goes_on_in_order(small_run):
     folder, config = small_run
-    ((name, milestones),) = analyze.courses([folder], config).items()
+    ((name, milestones),) = analyze.courses(folder, [], config).items()
     assert name == "small" and [each.images for each in milestones] == [0, 16, 32]
     assert len({each.identity for each in milestones}) == 3
     images = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
     phi = [np.asarray(each.open().represent(images)) for each in milestones]
     model = models.build(**config.model, image_channels=3)
-    for found, seed in zip(phi, (config.seed, 2, 4), strict=True):  # not the averages, which are of seed 5
+    for found, seed in zip(phi, (config.seed, 5, 5), strict=True):  # the averages
         expected = denoiser.bind(model, models.init_params(model, jax.random.key(seed))).represent(images)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_run_without_milestones_has_no_course_and_cannot_stand_beside_another(small_run, tmp_path):
     folder, config = small_run
-    assert analyze.courses([tmp_path], config) == {}
-    with pytest.raises(InputError, match=r"--beside .*: it kept no checkpoints along its training"):
-        analyze.courses([folder, tmp_path], config)
+    assert analyze.courses(tmp_path, [], config) == {}
+    with pytest.raises(InputError, match=r"is no run that kept checkpoints along its training"):
+        analyze.courses(folder, [tmp_path], config)
 
 
-def test_runs_on_other_images_or_of_the_same_name_are_refused(small_run):
+def test_runs_that_cannot_stand_beside_each_other_are_refused(small_run, tmp_path):
     folder, config = small_run
-    with pytest.raises(InputError, match="another run is called small too"):
-        analyze.courses([folder, folder], config)
-    config.data.image_size = 32
-    with pytest.raises(InputError, match=r"data\.image_size = 64, the run analysed 32"):
-        analyze.courses([folder], config)
-    config.data.image_size = 64
+    with pytest.raises(InputError, match=r"is the run that is analysed"):
+        analyze.courses(folder, [folder / ".." / "small"], config)
+    copy = shutil.copytree(folder, tmp_path / "small")
+    with pytest.raises(InputError, match=r"another run is called 'small' too"):
+        analyze.courses(folder, [copy], config)
+    config.data.image_channels = 1
+    with pytest.raises(InputError, match=r"takes images of 3 channels .* those analysed have 1 and 64"):
+        analyze.courses(tmp_path, [folder], config)
+    config.data.image_channels = 3
+
+
+def test_a_damaged_milestone_is_named(small_run, tmp_path):
+    folder, config = small_run
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "milestones" / "4" / "config" / "metadata").write_text("{")
+    with pytest.raises(InputError, match=r"milestones/4 is damaged"):
+        analyze.courses(copy, [], config)
+
+
+def test_a_run_from_anothers_end_has_no_beginning(small_run, tmp_path):
+    folder, config = small_run
+    config.train.start_from = "runs/x"
+    params = checkpoints.open_checkpoint(folder / "milestones" / "4").params
+    checkpoints.keep_parameters(tmp_path / "on" / "milestones", 4, params=params, config=configs.plain(config))
+    config.train.start_from = ""
+    ((name, milestones),) = analyze.courses(tmp_path / "on", [], config).items()
+    assert name == "on, from another's end on" and [each.images for each in milestones] == [32]

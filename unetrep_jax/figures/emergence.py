@@ -10,7 +10,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unetrep_jax.figures.style import FULL_WIDTH, GREY, LINES, draw_series, in_style, no_data
+from unetrep_jax.figures.style import FULL_WIDTH, GREY, LINES, draw_series, in_style
 
 
 class Panel(NamedTuple):
@@ -35,7 +35,7 @@ def emergence(panels: Sequence[Panel], *, one_legend: bool = False) -> Figure:
 
     Args:
       panels: what is drawn.
-      one_legend: one legend above all panels, which have the same lines; else each panel has its own.
+      one_legend: one legend above all panels, whose lines of one name are alike; else each panel has its own.
     """
     height = -(-len(panels) // 2)
     figure = Figure(figsize=(FULL_WIDTH, 2.5 * height + 0.4 * one_legend), layout="constrained")
@@ -47,24 +47,25 @@ def emergence(panels: Sequence[Panel], *, one_legend: bool = False) -> Figure:
             axes.legend(fontsize=6, ncols=1 + (len(handles) > 3), handlelength=1.6, columnspacing=1.0)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    if one_legend and len(panels):
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    if one_legend:
+        pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid)
+        named = {name: handle for pair in pairs for handle, name in pair}
+        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=3)
     return figure
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    for place, (name, (images, values)) in enumerate(panel.lines.items()):
-        # One at a time, since runs have their own milestones; the others keep the colours' order.
-        before = {f"_{i}": np.full(len(images), np.nan) for i in range(place)}
-        draw_series(axes, images, before | {name: values})
-    if not panel.lines:
-        no_data(axes)
+    seen = {name: images for name, (images, _) in panel.lines.items()}
+    draw_series(axes, seen, {name: values for name, (_, values) in panel.lines.items()})
     for (name, value), dashes in zip(panel.references.items(), LINES[1:], strict=False):
         axes.axhline(value, color=GREY, linestyle=dashes, linewidth=1, label=name)
-    positive = [images[images > 0].min() for images, _ in panel.lines.values() if (images > 0).any()]
-    if positive:
-        axes.set_xscale("symlog", linthresh=min(positive), linscale=0.4)
+    positive = np.concatenate([np.zeros(0), *(images[images > 0] for images in seen.values())])
+    if positive.size:
+        first, last = positive.min(), positive.max()
+        axes.set_xscale("symlog", linthresh=first, linscale=0.4)
         axes.set_xlim(left=0)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.floor(np.log10(last)) + 1)
+        axes.xaxis.set_major_locator(ticker.FixedLocator([0, *decades] if len(decades) > 1 else [0, first, last]))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep="\u2009"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     if panel.percent:

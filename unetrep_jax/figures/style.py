@@ -116,19 +116,26 @@ def noise_axis(axes: Axes, sigmas: np.ndarray) -> None:
     axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-def draw_series(axes: Axes, x: np.ndarray, series: Mapping[str, np.ndarray], colours: Sequence[str] = COLOURS) -> None:
+def draw_series(
+    axes: Axes,
+    x: np.ndarray | Mapping[str, np.ndarray],
+    series: Mapping[str, np.ndarray],
+    colours: Sequence[str] = COLOURS,
+) -> None:
     """One line each, with a band where a series brings (low, mid, high); the more points, the smaller the markers.
 
-    Where colours and markers begin again, lines are dashed, then dotted.
+    `x` are the positions of all series, or each one's own. Where colours and markers begin again, lines are dashed, then dotted.
     """
-    size, differ = min(3.2, 40 / max(1, len(x))), math.lcm(len(colours), len(MARKERS))
+    places = x if isinstance(x, Mapping) else dict.fromkeys(series, x)
+    longest = max(map(len, places.values()), default=0)
+    size, differ = min(3.2, 40 / max(1, longest)), math.lcm(len(colours), len(MARKERS))
     for place, (name, values) in enumerate(series.items()):
         colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
         low, mid, high = (values, values, values) if values.ndim == 1 else values.T
         dashes = LINES[place // differ % len(LINES)]
-        axes.plot(x, mid, color=colour, marker=marker, markersize=size, linestyle=dashes, label=name)
+        axes.plot(places[name], mid, color=colour, marker=marker, markersize=size, linestyle=dashes, label=name)
         if values.ndim == 2:
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(places[name], low, high, color=colour, alpha=0.2, linewidth=0)
     if not any(finite(values).size for values in series.values()):
         no_data(axes)
 

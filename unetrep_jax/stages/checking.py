@@ -19,7 +19,7 @@ LEAST = {
     "spectrum_images": 1, "selectivity_simulations": 1, "neighbours": 1, "location_images": 2, "seed": 0, "images": 0,
     "cluster_members": 2, "location_composites": 30, "top_images_per_channel": 2, "top_images_channels": 0,
     "top_images_common": 0, "top_images_targets": 0, "neighbour_targets": 0, "probe_images": 0,
-    "memory_images": 2, "emergence_images": 2, "emergence_clusters": 2,
+    "memory_images": 2, "emergence_images": 0, "emergence_clusters": 2,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ class Milestone(NamedTuple):
     """A denoiser on the way of its training.
 
     Attributes:
-      images: training images seen so far, each as often as it was; 0 before the first.
+      images: training images that its run had seen, each as often as it was; 0 before the first.
       identity: names the checkpoint and the weights taken from it.
       open: opens it.
     """

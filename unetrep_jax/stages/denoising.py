@@ -83,21 +83,30 @@ def psnr_of_training_images(context: Context, methods: dict[str, tuple[Any, Call
 def remembered(context: Context, arrays: Arrays) -> dict:
     """How much better the network does on the images that it was trained on than on the analysed ones.
 
-    Beyond the Wiener filter, which cannot remember an image: some images are easier than others for any denoiser. Means over
-    images, intervals by the bootstrap (Efron 1979), the two sets resampled apart.
+    Beyond the Wiener filter, for some images are easier than others for any denoiser, and one spectrum remembers little of any.
+    Means over images, intervals by the bootstrap (Efron 1979), the two sets resampled apart. That tells of memory only where both
+    are samples of one source (`alike`).
     """
     seed = context.settings.seed
     gains = [arrays[f"{images}/network"] - arrays[f"{images}/Wiener"] for images in ("training", "psnr")]
     of_training, of_analysed = (
         measures.bootstrap_means(gain, seed=number) for number, gain in enumerate(gains, start=seed)
     )
+    sources = (context.training_images().provenance, context.images.provenance)
     return {
         "images": len(gains[0]),
+        "alike": same_source(*sources),
         "psnr_db": {name: arrays[f"training/{name}"].mean(axis=0) for name in ("network", "Wiener")},
         "gain_over_wiener_db": estimate_of(of_training),
         "gain_over_wiener_of_analysed_db": estimate_of(of_analysed),
         "more_db": estimate_of(of_training - of_analysed),
     }
+
+
+def same_source(training: dict, analysed: dict) -> bool:
+    """Whether two sets are samples of the same images, as far as they say where they come from; photographs' crops are not."""
+    kinds = {provenance.get("source") for provenance in (training, analysed)}
+    return kinds <= {"tfds", "folder"} and len(kinds) == 1 and training.get("from") == analysed.get("from")
 
 
 def psnr_of(
@@ -189,7 +198,10 @@ def memory_text(memory: dict, columns: list[int]) -> str:
         f"{estimate_text(memory['more_db'], level=column)} at {255 * sigma:.0f}/255"
         for column, sigma in zip(columns, PUBLISHED_SIGMAS, strict=True)
     )
-    return (
-        "Does it remember its training images? There it would be further above the Wiener filter than on the analysed ones. It is "
-        f"so by (dB, 95 % intervals): {of_levels}."
+    text = (
+        "Does it remember its training images? Then it would be further above the Wiener filter there than on the analysed ones. "
+        f"It is so by (dB, 95 % intervals over images): {of_levels}."
     )
+    if not memory["alike"]:
+        text += " But the two sets come from different places, and may differ in more than in having been seen."
+    return text

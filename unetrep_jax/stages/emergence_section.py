@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def section_emergence(context: Context, arrays: Arrays, summary: dict) -> report.Section:
-    """The run's own course in detail; the runs beside each other; a table for each."""
+    """The first run's course in detail; the runs beside each other; a table for each."""
     runs = summary["runs"]
     if not runs:
         return report.Section(
@@ -26,23 +26,20 @@ def section_emergence(context: Context, arrays: Arrays, summary: dict) -> report
             ],
         )
     own, rows = next(iter(runs.items()))
-    pictures = [
-        picture(
-            context,
-            drawing.emergence(own_panels(summary, rows)),
-            "emergence",
-            f"Along the training of {own}: PSNR by noise level (σ x 255), participation ratio of each block, how far the images' "
-            "differences in each block survive more noise, separation of clusters, and what phi has to do with labels. 0 is the "
-            "network before its training.",
-        )
-    ]
+    caption = (
+        f"Along the training of {own}: PSNR by noise level (σ x 255), participation ratio of each block, how far the images' "
+        "differences in each block survive more noise, separation of clusters, and what phi has to do with labels."
+    )
+    if rows[0]["images"] == 0:
+        caption += " 0 is the network before its training."
+    pictures = [picture(context, drawing.emergence(own_panels(summary, rows)), "emergence", caption)]
     if len(runs) > 1:
         pictures.append(
             picture(
                 context,
                 drawing.emergence(panels_of_runs(summary), one_legend=True),
                 "emergence_of_runs",
-                "The same of several runs, against the training images that each had seen.",
+                "The same of several runs, against the training images seen since each began.",
             )
         )
     return report.Section(
@@ -54,12 +51,12 @@ def emergence_text(summary: dict) -> list[str]:
     """What was measured, on what."""
     low, high = summary["compared_with_times_255"], summary["sigma_times_255"]
     return [
-        "Checkpoints kept along the training, each twice as far as the one before, with the parameters of that step and not their "
-        f"moving average; all on the same {summary['images']:,} images with the same noise. Ratios, clusters and neighbours are "
-        f"those of σ = {high:g}/255. Stability is the cosine between an image's channel averages at {low:g} and at {high:g}/255, "
-        "after the mean over images is taken away at each, mean over images. Clusters "
-        f"({with_count(summary['clusters'])}) are found on one half of the images and separated on the other; the Gaussian has "
-        "phi's covariance and no clusters. Neighbours are compared by the cosine, the mean phi taken away.",
+        "Checkpoints kept along the training, each twice as far as the one before (averaged parameters where the run kept them), "
+        f"all on the same {summary['images']:,} images with the same noise, {summary['draws']} draws. Ratios, clusters and "
+        f"neighbours are those of σ = {high:g}/255. Stability is the cosine between an image's channel averages at {low:g} and at "
+        f"{high:g}/255, after the mean over images is taken away at each; products are freed of the draws' noise and averaged over "
+        f"images first. Clusters ({with_count(summary['clusters'])}) are found on one half of the images and separated on the "
+        "other; the Gaussian has phi's covariance and no clusters. Neighbours are compared by the cosine, the mean phi taken away.",
     ]
 
 
