@@ -8,31 +8,34 @@ from pathlib import Path
 import jax.numpy as jnp
 import jax.random
 import numpy as np
+import pytest
 
 from unetrep_jax import checkpoints, data, measures, noise, storage
 
 ROOT = Path(__file__).parents[1]
-PHOTO16 = ROOT / "pretrained" / "photo16"
+MODELS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
 
 
-def test_photo16_is_whole_small_and_names_no_machine():
-    storage.verify_manifest(PHOTO16)
-    assert sum(path.stat().st_size for path in PHOTO16.rglob("*") if path.is_file()) <= 4 * 2**20
-    opened = checkpoints.open_checkpoint(PHOTO16)
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_a_model_is_whole_and_small_and_names_no_machine(model):
+    storage.verify_manifest(model)
+    assert sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) <= 15 * 2**20
+    opened = checkpoints.open_checkpoint(model)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(opened.params)} == {"float32"}
-    assert tuple(opened.config["model"]["channels"]) == (16, 32, 64, 128)
     assert not [value for value in opened.config["data"].values() if str(value).startswith("/")]
 
 
-def test_photo16_denoises_photographs_that_it_never_saw(tmp_path):
-    denoiser = checkpoints.load_denoiser(PHOTO16)
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_a_model_denoises_photographs_that_it_never_saw(model, tmp_path):
+    denoiser = checkpoints.load_denoiser(model)
     images = data.open_images("photographs", image_size=64, image_channels=3, cache_dir=str(tmp_path), crops=16).images
     clean = noise.to_unit(np.asarray(images))
     noisy = noise.add_noise(noise.image_keys(jax.random.key(0), jnp.arange(16)), clean, 50 / 255)
     gain = noise.psnr(denoiser.denoise(noisy), clean).mean() - noise.psnr(noisy, clean).mean()
     assert gain > 9  # dB
-    ratio = measures.participation_ratio(denoiser.represent(noisy))
-    assert ((ratio > 1 / 128) & (ratio < 1)).all()
+    phi = denoiser.represent(noisy)
+    ratio = measures.participation_ratio(phi)
+    assert ((ratio > 1 / phi.shape[1]) & (ratio < 1)).all()
 
 
 def test_analyze_opens_the_reference_model_and_where_its_images_are_not_the_bundled_photographs(tmp_path):
