@@ -1,5 +1,6 @@
 """Replicated state, split batches, padded maps, and signals."""
 
+import importlib.metadata
 import os
 import signal
 from pathlib import Path
@@ -122,3 +123,13 @@ def test_a_signal_is_noticed_and_only_once(number):
 def test_to_host_copies_to_numpy():
     tree = devices.to_host({"a": jnp.ones(2), "b": None})
     assert isinstance(tree["a"], np.ndarray) and tree["b"] is None
+
+
+def test_only_flags_that_this_xla_has_are_set_and_only_without_other_devices_plugins(monkeypatch):
+    assert devices._knows("xla_cpu_collective_call_terminate_timeout_seconds")
+    assert not devices._knows("xla_a_flag_that_nobody_has_written_yet")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert devices._has_only_cpus()
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [f"{group}.cuda"])
+    assert not devices._has_only_cpus()
