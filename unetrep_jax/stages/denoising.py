@@ -31,7 +31,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
     for name, (constants, denoise) in methods.items():
         arrays[f"psnr/{name}"], arrays["psnr/noisy"] = psnr_of(context, denoise, constants, images, sigmas, name)
     if spectrum is not None:
-        arrays |= psnr_of_training_images(context, {name: methods[name] for name in ("network", "Wiener")}, sigmas)
+        arrays |= psnr_of_training_images(context, {name: methods[name] for name in ("network", "Wiener")})
     shown = images[: min(6, len(images))]
     sigmas_shown = PUBLISHED_SIGMAS[1:]
     strips = [pictures_of(context, shown, sigma) for sigma in sigmas_shown]
@@ -51,7 +51,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
         "psnr_db_first_images": {
             name[5:]: a[first].mean(axis=0) for name, a in arrays.items() if name.startswith("psnr/")
         },
-        "training_images": remembered(context, arrays) if spectrum is not None else None,
+        "training_images": None if spectrum is None else remembered(context, arrays, np.searchsorted(sigmas, PUBLISHED_SIGMAS)),
     }
     write_stage(folder, key, arrays, summary)
 
@@ -69,18 +69,20 @@ def training_spectrum(context: Context) -> tuple[Any, int]:
     return baselines.mean_and_spectrum(train_set.images[chosen]), len(chosen)
 
 
-def psnr_of_training_images(context: Context, methods: dict[str, tuple[Any, Callable]], sigmas: Any) -> Arrays:
-    """PSNR of images that it was trained on, with noise that no other image here has."""
+def psnr_of_training_images(context: Context, methods: dict[str, tuple[Any, Callable]]) -> Arrays:
+    """PSNR of images that it was trained on at the published levels, with noise that no other image here has."""
     training_set = context.training_images().images
     seen = training_set[spread(len(training_set), context.settings.memory_images)]
     above = len(context.images.images)
     return {
-        f"training/{name}": psnr_of(context, denoise, constants, seen, sigmas, f"{name}, training images", above)[0]
+        f"training/{name}": psnr_of(
+            context, denoise, constants, seen, PUBLISHED_SIGMAS, f"{name}, training images", above
+        )[0]
         for name, (constants, denoise) in methods.items()
     }
 
 
-def remembered(context: Context, arrays: Arrays) -> dict:
+def remembered(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
     """How much better the network does on the images that it was trained on than on the analysed ones.
 
     Beyond the Wiener filter, for some images are easier than others for any denoiser, and one spectrum remembers little of any.
@@ -88,7 +90,10 @@ def remembered(context: Context, arrays: Arrays) -> dict:
     are samples of one source (`alike`).
     """
     seed = context.settings.seed
-    gains = [arrays[f"{images}/network"] - arrays[f"{images}/Wiener"] for images in ("training", "psnr")]
+    gains = [
+        arrays["training/network"] - arrays["training/Wiener"],
+        (arrays["psnr/network"] - arrays["psnr/Wiener"])[:, columns],
+    ]
     of_training, of_analysed = (
         measures.bootstrap_means(gain, seed=number) for number, gain in enumerate(gains, start=seed)
     )
@@ -157,7 +162,7 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         )
     if memory:
         for name in ("Wiener", "network"):
-            values = np.array(memory["psnr_db"][name])[columns]
+            values = memory["psnr_db"][name]
             rows.append((f"{titles[name]}, on training images", *(f"{value:.2f}" for value in values)))
         caption += f" The last two rows: the same of {memory['images']:,} images that it was trained on."
     curve = figures.denoising_curve(
@@ -178,7 +183,7 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         [
             "The network is blind: it is never told the noise level. "
             "The Wiener filter, the best linear shift-invariant denoiser, is.",
-            *([memory_text(memory, columns)] if memory else []),
+            *([memory_text(memory)] if memory else []),
         ],
         [report.Table(caption, header, rows)],
         [
@@ -192,11 +197,11 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
     )
 
 
-def memory_text(memory: dict, columns: list[int]) -> str:
+def memory_text(memory: dict) -> str:
     """Does it remember the images that it was trained on?"""
     of_levels = ", ".join(
-        f"{estimate_text(memory['more_db'], level=column)} at {255 * sigma:.0f}/255"
-        for column, sigma in zip(columns, PUBLISHED_SIGMAS, strict=True)
+        f"{estimate_text(memory['more_db'], level=level)} at {255 * sigma:.0f}/255"
+        for level, sigma in enumerate(PUBLISHED_SIGMAS)
     )
     text = (
         "Does it remember its training images? Then it would be further above the Wiener filter there than on the analysed ones. "
