@@ -63,7 +63,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if positive.size:
         first, last = positive.min(), positive.max()
         axes.set_xscale("symlog", linthresh=first, linscale=0.4)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.4 * last)
         decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.floor(np.log10(last)) + 1)
         axes.xaxis.set_major_locator(ticker.FixedLocator([0, *decades] if len(decades) > 1 else [0, first, last]))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep="\u2009"))
