@@ -158,12 +158,12 @@ def courses(own: Path, others: list[Path], config: Any) -> dict[str, Any]:
         run = given.resolve()
         if run == own.resolve():
             raise InputError(f"--beside {given} is the run that is analysed; name others.")
-        if not (run / "milestones").is_dir():
+        of_run = course(run, config) if (run / "milestones").is_dir() else {}
+        if not of_run:
             raise InputError(
                 f"--beside {given} is no run that kept checkpoints along its training; give a folder that train.py wrote with "
                 "--config.checkpoint.milestones=12."
             )
-        of_run = course(run, config)
         if known := sorted(found.keys() & of_run.keys()):
             raise InputError(f"--beside {given}: another run is called {known[0]!r} too; give each folder its own name.")
         found |= of_run

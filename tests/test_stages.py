@@ -120,6 +120,15 @@ def test_a_denoiser_that_knows_an_image_by_heart_is_told_from_one_that_does_not(
     assert otherwise["low"] < 0 < otherwise["high"]
 
 
+def test_only_samples_of_one_source_tell_memory_from_other_differences():
+    tfds = {"source": "tfds", "from": "tiny_imagenet/1.0.0"}
+    assert stages.running.denoising.same_source(tfds | {"split": "train"}, tfds | {"split": "validation"})
+    for other in ({"source": "tfds", "from": "other"}, {"source": "folder", "from": tfds["from"]}, {}):
+        assert not stages.running.denoising.same_source(tfds, other)
+    crops = {"source": "photographs", "from": ["scikit-image"]}
+    assert not stages.running.denoising.same_source(crops, crops)
+
+
 def test_without_training_images_there_is_no_wiener_filter_and_the_report_says_so(make_context, tmp_path):
     def missing():
         raise InputError("not here")

@@ -8,12 +8,12 @@ import numpy as np
 from unetrep_jax import clusters, devices, measures, neighbours, representation, storage, training
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages.context import Arrays, Context, Milestone, reference_level, spread, write_stage
+from unetrep_jax.stages.denoising import PUBLISHED_SIGMAS
 from unetrep_jax.stages.neighbouring import common_part, why_no_labels
 from unetrep_jax.stages.remembered import remember
 from unetrep_jax.stages.wording import estimate_of, quartiles_of
 from unetrep_jax.storage import InputError
 
-SIGMAS = np.float32([10, 25, 50, 100]) / np.float32(255)  # of the PSNR
 VERSION = 1  # of what is kept of a milestone: raised when its numbers change their meaning or their names
 
 
@@ -36,17 +36,18 @@ def run_emergence(context: Context, folder: Path, key: str) -> None:
         "compared_with_times_255": settings.sigmas[reference_level(context)],
         "draws": settings.draws,
         "clusters": count,
-        "psnr_sigma_times_255": [round(255 * float(s), 3) for s in SIGMAS],
+        "psnr_sigma_times_255": [round(255 * float(s), 3) for s in PUBLISHED_SIGMAS],
         "runs": {},
     }
-    total = sum(map(len, courses.values()))
-    with storage.Progress("checkpoints along the training", total, unit="checkpoints") as progress:
+    total = len(chosen) * sum(map(len, courses.values()))
+    with storage.Progress("checkpoints along the training", total) as progress:
         for name, milestones in courses.items():
             rows = []
             for milestone in milestones:
-                found = measured(context, milestone, chosen, count)
+                done = progress.done + len(chosen)
+                found = measured(context, milestone, chosen, count, progress.advance)
                 rows.append({"images": milestone.images} | described(context, found))
-                progress.advance(1)
+                progress.advance(done - progress.done)  # what was kept
             summary["runs"][name] = rows
     summary["pixels"], summary["chance"] = of_pixels(context, chosen, count)
     write_stage(folder, key, {}, summary)
@@ -56,23 +57,30 @@ def kept(context: Context, name: str, chosen: np.ndarray, count: int, make: Call
     """What is made once of these images with these settings, whatever other milestones there are."""
     settings = context.settings
     what = [f"emergence {VERSION}", name, context.images.fingerprint, len(chosen), settings.sigma, settings.draws, settings.seed]
-    what += [SIGMAS.tolist(), settings.sigmas[reference_level(context)], count, settings.cluster_runs, settings.neighbours]
+    what += [PUBLISHED_SIGMAS.tolist(), settings.sigmas[reference_level(context)], count, settings.cluster_runs]
+    what += [settings.neighbours]
     key = storage.fingerprint(*what)
     return remember(context.outdir / "emergence_kept", key, key, make)
 
 
-def measured(context: Context, milestone: Milestone, chosen: np.ndarray, count: int) -> Arrays:
+def measured(
+    context: Context, milestone: Milestone, chosen: np.ndarray, count: int, on_images: Callable[[int], object]
+) -> Arrays:
     """Numbers of one milestone for every image."""
-    return kept(
-        context, milestone.identity, chosen, count, lambda: of_denoiser(context, milestone.open(), chosen, count)
-    )
+
+    def make() -> Arrays:
+        return of_denoiser(context, milestone.open(), chosen, count, on_images)
+
+    return kept(context, milestone.identity, chosen, count, make)
 
 
-def of_denoiser(context: Context, denoiser: Denoiser, chosen: np.ndarray, count: int) -> Arrays:
+def of_denoiser(
+    context: Context, denoiser: Denoiser, chosen: np.ndarray, count: int, on_images: Callable[[int], object]
+) -> Arrays:
     """PSNR, ratios and products of every image; K-means and neighbours on phi."""
     settings = context.settings
     levels = [settings.sigmas[reference_level(context)], settings.sigma]
-    averages, variance, psnr = swept(context, denoiser, chosen, np.float32(levels) / np.float32(255))
+    averages, variance, psnr = swept(context, denoiser, chosen, np.float32(levels) / np.float32(255), on_images)
     columns = representation.layout(denoiser, context.images.images.shape[1:])
     blocks = list(columns.columns)
     at_working = {block: columns.of(averages[:, 1], block) for block in blocks}
@@ -95,7 +103,7 @@ def of_denoiser(context: Context, denoiser: Denoiser, chosen: np.ndarray, count:
 
 
 def swept(
-    context: Context, denoiser: Denoiser, chosen: np.ndarray, sigmas: np.ndarray
+    context: Context, denoiser: Denoiser, chosen: np.ndarray, sigmas: np.ndarray, on_images: Callable[[int], object]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(channel averages [n, levels, K], their realisation variance [n, levels, blocks], PSNR of the denoised images [n, 4])."""
     settings, images = context.settings, context.images.images
@@ -103,7 +111,7 @@ def swept(
     judge = devices.parallel_map(
         training.psnr_step(lambda _, y, sigma: denoiser.denoise(y), seed=settings.seed), settings.batch_size
     )
-    levels = devices.replicate((np.zeros(()), SIGMAS), local=True)
+    levels = devices.replicate((np.zeros(()), PUBLISHED_SIGMAS), local=True)
     swept_rows, psnr = [], []
     for first in range(0, len(chosen), settings.batch_size):
         index = chosen[first : first + settings.batch_size].astype(np.int32)
@@ -111,6 +119,7 @@ def swept(
         at_levels = [step((sigma, np.int32(settings.draws if sigma > 0 else 1)), rows) for sigma in sigmas]
         swept_rows.append([np.stack(part, axis=1) for part in zip(*at_levels, strict=True)])
         psnr.append(judge(levels, rows)[0])
+        on_images(len(index))
     averages, variance = (np.concatenate(part) for part in zip(*swept_rows, strict=True))
     return averages, variance, np.concatenate(psnr)
 
