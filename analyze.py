@@ -18,6 +18,7 @@ Stages, each cached by its settings, the checkpoint and the images:
   embedding        distances in phi against distances between densities (equations 3, 4)
   location         what shifts change, and how well phi tells a place
   emergence        what emerges when: the measures along the training, where the run kept milestones; other runs --beside it
+  explorer         a page to look around in: images, channels and clusters, from what the other stages have found
 Then `summary.json` and `report.html` are written from the saved arrays; figures are drawn where something has changed.
 Settings are changed by --config.analysis.key=value, --config.data.key=value, --config.devices.key=value.
 """
@@ -27,6 +28,7 @@ import functools
 import importlib.metadata
 import platform
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -263,7 +265,7 @@ def facts(config: Any, opened: Any, images: Any, path: str, argv: list[str]) -> 
         "seed": config.analysis.seed,
         "machine": f"{platform.machine()}, {jax.device_count()} {jax.devices()[0].device_kind} devices",
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
-        "command": "python analyze.py " + " ".join(argv),
+        "command": shlex.join(["python", "analyze.py", *argv]),
     }
 
 
@@ -275,6 +277,8 @@ def main(argv: list[str]) -> int:
 
         left_out = stages.run_and_report(context, arguments.only, arguments.redo)
         print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)
+        if stages.up_to_date(context, ["explorer"]):
+            print(f"explorer: {(context.outdir / 'explorer' / 'index.html').resolve()}", flush=True)
         if left_out:
             raise InputError(stages.in_one_line(left_out))
         return 0

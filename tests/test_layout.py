@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "baselines": set(),
     "measures": set(),
     "figures": set(),
+    "explorer": set(),
     "clusters": {"measures"},
     "selectivity": {"measures"},
     "stimuli": {"selectivity"},
@@ -36,9 +37,9 @@ MAY_IMPORT = {
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
     "stages": {
-        "baselines", "clusters", "data", "denoiser", "densities", "devices", "figures", "measures", "neighbours", "noise", "probes",
-        "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli",
-        "subspaces", "training",
+        "baselines", "clusters", "data", "denoiser", "densities", "devices", "explorer", "figures", "measures", "neighbours",
+        "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli", "subspaces",
+        "training",
     },
 }  # fmt: skip
 # Library -> the only rooms and scripts that may import it.

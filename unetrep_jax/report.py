@@ -129,14 +129,17 @@ def write(
     storage.write_atomically(path, page)
 
 
-_MARKUP = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*")
+_MARKUP = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*|\[(?P<a>\w[\w/-]*\.html)\]")
 
 
 def _words(text: str) -> str:
-    """Plain text as HTML: everything escaped, then `code` and **strong**."""
-    return _MARKUP.sub(
-        lambda found: f"<{found.lastgroup}>{found[found.lastgroup]}</{found.lastgroup}>", html.escape(text)
-    )
+    """Plain text as HTML: everything escaped, then `code`, **strong** and links to pages beside this one: [explorer/index.html]."""
+    return _MARKUP.sub(_element, html.escape(text))
+
+
+def _element(found: re.Match) -> str:
+    name, text = found.lastgroup, found[found.lastgroup]
+    return f'<a href="{text}">{text}</a>' if name == "a" else f"<{name}>{text}</{name}>"
 
 
 def _cell(value: Cell) -> str:

@@ -2,7 +2,15 @@
 
 from unetrep_jax.stages.checking import changed, usable_images, usable_settings
 from unetrep_jax.stages.context import Context, Milestone
-from unetrep_jax.stages.running import STAGES, analyse, in_one_line, run_and_report, run_stages, write_report
+from unetrep_jax.stages.running import (
+    STAGES,
+    analyse,
+    in_one_line,
+    run_and_report,
+    run_stages,
+    up_to_date,
+    write_report,
+)
 
 __all__ = [
     "STAGES",
@@ -13,6 +21,7 @@ __all__ = [
     "in_one_line",
     "run_and_report",
     "run_stages",
+    "up_to_date",
     "usable_images",
     "usable_settings",
     "write_report",

@@ -50,6 +50,7 @@ class Context(NamedTuple):
       outdir: folder of all results.
       circular: opens the same weights with circular padding; None where the denoiser is not one of `models`.
       courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
+      made: the stages whose files are up to date, of those that the running one uses.
     """
 
     denoiser: Denoiser
@@ -63,6 +64,7 @@ class Context(NamedTuple):
     outdir: Path
     circular: Callable[[], Denoiser | None] = lambda: None
     courses: Mapping[str, tuple[Milestone, ...]] = MappingProxyType({})
+    made: frozenset[str] = frozenset()
 
     @property
     def sigmas(self) -> np.ndarray:
@@ -97,6 +99,8 @@ class Stage(NamedTuple):
       run: writes its files into a folder: (context, folder, key) -> None.
       section: (context, arrays, summary) -> a section of the report, or None for stages that only feed others.
       keeps: other folders, in the analysis folder, where it keeps what it need not make again.
+      uses: stages whose files it reads as well where they are up to date, which are not made for its sake.
+      also: what else its result depends on: context -> JSON-like.
       version: raised when its files change their meaning or their names, so that older ones are not taken for them.
     """
 
@@ -105,6 +109,8 @@ class Stage(NamedTuple):
     run: Callable
     section: Callable | None = None
     keeps: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    also: Callable = lambda context: None
     version: int = 1
 
 

@@ -17,6 +17,11 @@ from unetrep_jax.storage import InputError
 VERSION = 1  # of what is kept of a milestone: raised when its numbers change their meaning or their names
 
 
+def milestones_of(context: Context) -> list[str]:
+    """Names all milestones of all runs."""
+    return [f"{run}: {each.images} {each.identity}" for run, course in context.courses.items() for each in course]
+
+
 def run_emergence(context: Context, folder: Path, key: str) -> None:
     """Every milestone of every run, on the same images with the same noise; each is kept as soon as it is measured."""
     courses, settings = context.courses, context.settings

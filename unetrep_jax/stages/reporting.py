@@ -41,12 +41,13 @@ def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_o
         sections.append(report.Section("Left out", ["These stages could not be made.", *reasons]))
     shown = [section for section in sections if section]
     storage.write_json(context.outdir / "summary.json", summary)
+    page = {"to look around in": "[explorer/index.html]"} if "explorer" in made else {}
     path = context.outdir / "report.html"
     report.write(
         path,
         title="What the denoiser knows",
         sections=shown,
-        facts=context.facts,
+        facts=context.facts | page,
         subtitle=f"A blind denoiser and its representation, on {context.facts['images']}",
     )
     forget_figures(context.outdir, {picture.path.stem for section in shown for picture in section.figures})

@@ -1,7 +1,7 @@
 """The table of stages: what each depends on, and running what is not there yet."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from unetrep_jax.stages import (
     embedding_section,
     emergence_section,
     emerging,
+    exploring,
     location,
     neighbour_section,
     neighbouring,
@@ -187,6 +188,15 @@ STAGES = {
         emerging.run_emergence,
         emergence_section.section_emergence,
         ("emergence_kept",),
+        also=emerging.milestones_of,
+    ),
+    "explorer": Stage(
+        ("sigma", "draws", "top_images_per_channel", "seed"),
+        ("representations",),
+        exploring.run_explorer,
+        keeps=("fires", "explorer_kept"),
+        uses=tuple(exploring.MADE_BY.values()),
+        also=exploring.words_and_code,
     ),
 }
 READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions", "probe", "embedding")
@@ -199,10 +209,16 @@ def stage_key(context: Context, name: str) -> str:
     needs = [stage_key(context, other) for other in stage.needs]
     if name in READS_TRAINING_IMAGES:
         needs.append(context.training_identity)
-    if name == "emergence":
-        needs += [f"{run}: {each.images} {each.identity}" for run, course in context.courses.items() for each in course]
+    needs += [f"uses {other} {stage_key(context, other)}" for other in sorted(up_to_date(context, stage.uses))]
+    if more := stage.also(context):
+        needs += more
     made_by = f"{name} {stage.version}"
     return storage.fingerprint(made_by, context.identity, context.images.fingerprint, settings, needs)
+
+
+def up_to_date(context: Context, names: Iterable[str]) -> frozenset[str]:
+    """Those of the stages whose files are there, and were made with these settings from these images and this checkpoint."""
+    return frozenset(name for name in names if storage.is_complete(context.outdir / name, stage_key(context, name)))
 
 
 def wanted_stages(only: list[str] | None) -> list[str]:
@@ -247,7 +263,7 @@ def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> dic
             continue
         began = time.monotonic()
         try:
-            STAGES[name].run(context, folder, key)
+            STAGES[name].run(context._replace(made=up_to_date(context, STAGES[name].uses)), folder, key)
         except InputError as error:
             left_out[name] = str(error)
             print(f"{name}: left out", flush=True)

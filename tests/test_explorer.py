@@ -1,0 +1,602 @@
+"""The explorer in a real browser: opens from the disk, shows what the arrays hold, and asks nothing of any network."""
+
+import functools
+import http.server
+import io
+import json
+import re
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unetrep_jax import explorer
+from unetrep_jax.explorer import pieces, sheets
+from unetrep_jax.storage import InputError
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+IMAGES, CHANNELS = 300, 20  # more than one piece of each kind
+PATIENCE = 60  # seconds until a view counts as not opening
+
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: apt-get install chromium chromium-driver"
+)
+
+
+@functools.cache
+def collection():
+    """Arrays of every kind, with names that try to be markup."""
+    rng = np.random.default_rng(0)
+    phi = rng.gamma(1.0, size=(IMAGES, CHANNELS)).astype(np.float32)
+    phi[:, 3] = 0.25  # the same for all images
+    # Smooth pictures, each of its own colours: one that stood in another's place would be seen.
+    corners = rng.uniform(0, 255, (2, 2, IMAGES, 3))
+    t = np.linspace(0, 1, 16)
+    rows = corners[0][:, :, None] * (1 - t)[:, None] + corners[1][:, :, None] * t[:, None]
+    images = np.einsum("cnyk,cx->nyxk", rows, np.stack([1 - t, t])).astype(np.uint8)
+    assignment = rng.integers(0, 6, IMAGES)
+    nearest = np.array([[(k + 1) % 6, (k + 2) % 6] for k in range(6)])
+    top = np.argsort(-phi, axis=0, kind="stable")[:5].T
+    return explorer.Collection(
+        title=f"What {HOSTILE} knows",
+        checkpoint=f"{HOSTILE}, step 9",
+        level="At 100/255, mean of 2 draws",
+        facts={"command": HOSTILE},
+        images=images,
+        names=[f"photographs/{i}{HOSTILE}.png" for i in range(IMAGES)],
+        labels=rng.integers(0, 4, IMAGES),
+        class_names=["heron", "otter", HOSTILE, "</script><b>bold</b>"],
+        phi=phi,
+        image_numbers={"participation ratio of phi": rng.random(IMAGES)},
+        sigmas=(0.0, 50.0, 100.0),
+        working=2,
+        channels=explorer.Channels(
+            numbers={"selectivity": np.linspace(0, 1, CHANNELS), "excess kurtosis": np.full(CHANNELS, np.nan)},
+            groups={"specialised": np.arange(CHANNELS) < 5},
+            threshold=np.full(CHANNELS, 2.0),
+            level_means=rng.random((3, CHANNELS)),
+            level_correlations=rng.random((3, CHANNELS)),
+            companions=np.stack([np.delete(np.arange(CHANNELS), c)[:4] for c in range(CHANNELS)]),
+            companion_correlations=rng.random((CHANNELS, 4)),
+        ),
+        layouts={"t-SNE of phi": rng.normal(size=(IMAGES, 2)), "a line": np.eye(2)[0] * np.arange(IMAGES)[:, None]},
+        top=explorer.TopImages(top, rng.random((CHANNELS, 5, 4, 4))),
+        fires=explorer.Fires(
+            "the specialised channels",
+            np.tile(np.arange(5), (IMAGES, 1)),
+            rng.normal(size=(IMAGES, 5)),
+            rng.random((IMAGES, 5, 4, 4)),
+        ),
+        neighbours={space: rng.integers(0, IMAGES, (IMAGES, 6)) for space in ("cosine of phi", "pixels")},
+        clusterings=[explorer.Clustering(assignment, rng.random(IMAGES), nearest, rng.random((6, 2)))],
+        reconstructions=[
+            explorer.Reconstructions("Way of making it: one.", "From 1 to 0.03", np.array([4, 4, 9]), images[[20, 21, 22]] / 255.0)
+        ],
+        missing=[explorer.Missing("t-SNE of pixels", HOSTILE, "python analyze.py --only something")],
+    )
+
+
+def least():
+    """As little as there can be: 20 grey images, one channel, no labels, no stage but the sweep."""
+    of_channel = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
+    command = "python analyze.py --ckpt runs/mine --only {} explorer"
+    absent = [explorer.Missing(what, "", command.format(what.lower())) for what in ("Clusters", "Neighbours", "Selectivity")]
+    one, none = np.array([[0.5]]), np.zeros((1, 0))
+    return explorer.Collection(
+        title="What little knows of 20 images",
+        checkpoint="little",
+        level="Without noise",
+        facts={},
+        images=np.arange(20 * 64).astype(np.uint8).reshape(20, 8, 8, 1),
+        names=(),
+        labels=None,
+        class_names=(),
+        phi=of_channel,
+        image_numbers={},
+        sigmas=(0.0,),
+        working=0,
+        channels=explorer.Channels({"mean": one[0]}, {}, None, one, one, none.astype(int), none),
+        layouts={"principal components of phi": np.pad(of_channel, ((0, 0), (0, 1)))},
+        missing=absent,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    # A folder whose name needs escaping in an address.
+    folder = tmp_path_factory.mktemp("pages") / "explörer #1 of me?"
+    explorer.write(folder, collection())
+    return folder
+
+
+class Browser:
+    """A page in Chromium."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, address, fragment=""):
+        self.driver.get("about:blank")
+        self.logs()
+        self.driver.get(address + fragment)
+        self.wait(fragment)
+
+    def go(self, fragment):
+        self.driver.execute_script("location.hash = arguments[0]", fragment)
+        self.wait(fragment)
+
+    def wait(self, fragment):
+        began = time.monotonic()
+        while self.run("return document.getElementById('main')?.dataset.ready") != fragment:
+            assert time.monotonic() - began < PATIENCE, f"{fragment} did not open: {self.text()}"
+            time.sleep(0.01)
+
+    def until(self, condition):
+        began = time.monotonic()
+        while not (found := self.run(f"return {condition}")):
+            assert time.monotonic() - began < PATIENCE, f"{condition} did not come true"
+            time.sleep(0.01)
+        return found
+
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def text(self):
+        return self.run("return document.getElementById('main').innerText")
+
+    def of_all(self, selector, expression):
+        """A JavaScript expression of each element `of` that the selector finds."""
+        return self.run(f"return [...document.querySelectorAll(arguments[0])].map((of) => {expression})", selector)
+
+    def links(self, selector):
+        return self.of_all(selector, "of.getAttribute('href')")
+
+    def logs(self):
+        """(what the console complained of, what was asked for since the last look)."""
+        complaints = [line["message"] for line in self.driver.get_log("browser")]
+        events = [json.loads(line["message"])["message"] for line in self.driver.get_log("performance")]
+        asked = [of["params"]["request"]["url"] for of in events if of["method"] == "Network.requestWillBeSent"]
+        return complaints, asked
+
+
+@pytest.fixture(scope="module")
+def browser():
+    selenium = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    quiet = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync", "disable-quic")
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1200,900", *quiet):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = selenium.Chrome(options=options, service=Service(DRIVER))
+    driver.set_page_load_timeout(PATIENCE)
+    yield Browser(driver)
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.open((page / "index.html").as_uri(), "#map")
+    return browser
+
+
+VIEWS = ("#map", "#images", "#images?label=2", "#image/0", "#image/299", "#channels", "#channels?by=selectivity&order=smallest",
+         "#channel/0", "#channel/3", "#channel/19", "#clusters", "#cluster/6/2", "#about")  # fmt: skip
+
+
+@needs_browser
+def test_every_view_opens_from_the_disk_without_a_complaint_and_asks_nothing_of_a_network(opened, page):
+    for view in VIEWS:
+        opened.go(view)
+        assert "not found" not in opened.text().lower(), view
+        assert opened.run("return document.querySelectorAll('main h1').length") == 1
+    complaints, asked = opened.logs()
+    assert complaints == []
+    assert asked and all(url.startswith(("file://", "data:")) for url in asked)
+
+
+@needs_browser
+def test_the_same_files_work_from_a_web_host(browser, page):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(page))
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/index.html"
+        browser.open(address, "#image/7")
+        browser.go("#channel/2")
+        complaints, asked = browser.logs()
+        server.shutdown()
+    assert [line for line in complaints if "favicon" not in line] == []
+    assert all(url.startswith(address.rsplit("/", 1)[0]) for url in asked)
+
+
+@needs_browser
+def test_names_are_text_and_never_markup(opened):
+    seen = ""
+    for view in VIEWS:
+        opened.go(view)
+        seen += opened.text()
+        assert opened.run("return document.querySelectorAll('main img, main b, main script').length") == 0, view
+    assert HOSTILE in seen and "</script><b>bold</b>" in seen and "photographs/299" in seen
+    assert "owned" not in opened.run("return document.title.replace(arguments[0], '')", HOSTILE)
+
+
+@needs_browser
+@pytest.mark.parametrize("i", [0, 255, 256, 299])
+def test_phi_of_an_image_is_that_of_the_array(opened, i):
+    shown = np.array(opened.run(f"return explorer.phiOfImage({i}).then((of) => Array.from(of))"))
+    spread = np.ptp(collection().phi, axis=0)
+    np.testing.assert_allclose(shown, collection().phi[i], rtol=1e-5, atol=(spread / 65535 * 0.51).max())
+    np.testing.assert_allclose(shown[3], 0.25)
+
+
+@needs_browser
+@pytest.mark.parametrize("c", [0, 3, 16, 19])
+def test_a_channel_over_all_images_is_that_of_the_array(opened, c):
+    shown = np.array(opened.run(f"return explorer.phiOfChannel({c}).then((of) => Array.from(of))"))
+    np.testing.assert_allclose(shown, collection().phi[:, c], atol=np.ptp(collection().phi[:, c]) / 65535 * 0.51 + 1e-6)
+
+
+@needs_browser
+def test_an_image_shows_its_nearest_ones_its_cluster_its_label_and_its_channels(opened):
+    found, i = collection(), 7
+    opened.go(f"#image/{i}")
+    titles = opened.of_all("main section h2", "of.innerText")
+    nearest = f"main section:nth-of-type({titles.index('Nearest images') + 1}) figure"
+    rows = opened.of_all(nearest, "[...of.querySelectorAll('a.thumb')].map((a) => a.getAttribute('href'))")
+    assert rows == [[f"#image/{j}" for j in index[i]] for index in found.neighbours.values()]
+    marked = opened.links("a.thumb.marked")
+    alike = [f"#image/{j}" for index in found.neighbours.values() for j in index[i] if found.labels[j] == found.labels[i]]
+    assert marked == alike
+    links = opened.links("dl a")
+    assert f"#cluster/6/{found.clusterings[0].assignment[i]}" in links and f"#images?label={found.labels[i]}" in links
+    assert f"{found.image_numbers['participation ratio of phi'][i]:.3}"[:4] in opened.text()
+    assert f"photographs/{i}<img" in opened.text()
+    assert opened.links(".card > a") == [f"#channel/{c}" for c in found.fires.channels[i]]
+
+
+@needs_browser
+def test_where_a_channel_fires_is_light_and_the_rest_is_dark(opened):
+    found, c = collection(), 17
+    opened.go(f"#channel/{c}")
+    pixels = np.array(opened.of_all("canvas.spotlight", "[...of.getContext('2d').getImageData(0, 0, 4, 4).data]"))
+    dark = pixels[:, 3::4]
+    maps = found.top.maps[c].reshape(5, -1)
+    np.testing.assert_allclose(dark, 215 * (1 - maps / maps.max(1, keepdims=True)), atol=1.5)
+    assert opened.links("main .thumbs a")[:5] == [f"#image/{i}" for i in found.top.index[c]]
+
+
+@needs_browser
+def test_a_channel_shows_its_numbers_its_values_and_its_companions(opened):
+    found, c = collection(), 4
+    opened.go(f"#channel/{c}")
+    assert f"selectivity\n{c / (CHANNELS - 1):.3}" in opened.text() and "specialised" in opened.text()
+    assert opened.links("main table a") == [f"#channel/{other}" for other in found.channels.companions[c]]
+    heights = np.array(opened.of_all("main svg rect.bar", "Number(of.getAttribute('height'))"))
+    expected = np.histogram(found.phi[:, c], bins=60)[0]
+    assert len(heights) == 60
+    np.testing.assert_allclose(heights / heights.max(), expected / expected.max(), atol=2.5 / expected.max())
+
+
+@needs_browser
+def test_a_cluster_lists_its_members_by_distance_its_labels_and_its_neighbours(opened):
+    found = collection()
+    clustering, c = found.clusterings[0], 2
+    opened.go(f"#cluster/6/{c}")
+    members = np.flatnonzero(clustering.assignment == c)
+    members = members[np.argsort(clustering.distance[members])]
+    assert opened.links("main section:first-of-type .thumbs a")[: len(members)] == [f"#image/{i}" for i in members[:60]]
+    counts = np.bincount(found.labels[members], minlength=4)
+    first = opened.of_all("main table tbody tr", "of.innerText")[0].split("\t")
+    assert int(first[1]) == counts.max()
+    assert opened.links("main figcaption a") == [f"#cluster/6/{other}" for other in clustering.nearest[c]]
+
+
+def looks_like(browser, selector, image):
+    """Whether what is seen of an element is the image; a wrong one would be far off."""
+    from selenium.webdriver.common.by import By
+
+    element = browser.driver.find_element(By.CSS_SELECTOR, selector)
+    for _ in range(50):  # until the sheet is decoded
+        seen = np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB"))
+        expected = np.asarray(Image.fromarray(image).resize(seen.shape[1::-1], Image.Resampling.NEAREST))
+        off = abs(seen.astype(int) - expected).mean()
+        if off < 6:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@needs_browser
+@pytest.mark.parametrize("i", [0, 15, 16, 255, 256, 290, 299])
+def test_a_picture_on_the_screen_is_the_image(opened, i):
+    opened.go(f"#image/{i}")
+    assert looks_like(opened, "main figure .tile", collection().images[i])
+
+
+@needs_browser
+def test_a_reconstruction_on_the_screen_is_the_one_of_that_image(opened):
+    opened.go("#image/4")
+    for number, i in ((1, 20), (2, 21)):
+        assert looks_like(opened, f"[aria-label='sample {number}']", collection().images[i])
+    opened.go("#image/9")
+    assert looks_like(opened, "[aria-label='sample 1']", collection().images[22])
+
+
+@needs_browser
+def test_a_click_on_the_map_opens_the_image_and_the_back_button_returns(opened):
+    opened.go("#map?layout=a+line")
+    image = 150
+    x, y = opened.run(
+        "const plane = document.querySelector('canvas.plane'); const box = plane.getBoundingClientRect();"
+        "const [width, height] = [plane.clientWidth, plane.clientHeight];"
+        "const x = width / 2 + (arguments[0] / arguments[1] - 0.5) * (Math.min(width, height) - 24);"
+        "return [box.left + plane.clientLeft + x, box.top + plane.clientTop + height / 2];",
+        image,
+        IMAGES - 1,
+    )
+    for kind in ("pointerdown", "pointerup"):
+        event = f"new PointerEvent('{kind}', {{ clientX: {x}, clientY: {y}, pointerId: 1, bubbles: true }})"
+        opened.run(f"document.querySelector('canvas.plane').dispatchEvent({event})")
+    opened.wait(f"#image/{image}")
+    opened.driver.back()
+    opened.wait("#map?layout=a+line")
+
+
+def press(browser, kind, x, y, **more):
+    """A pointer on the map, at a place counted from its corner."""
+    details = {"pointerId": 1, "bubbles": True, "buttons": 1} | more
+    script = (
+        "const plane = document.querySelector('canvas.plane'); const box = plane.getBoundingClientRect();"
+        "plane.dispatchEvent(new PointerEvent(arguments[0], { ...arguments[3],"
+        " clientX: box.left + plane.clientLeft + arguments[1], clientY: box.top + plane.clientTop + arguments[2] }))"
+    )
+    browser.run(script, kind, x, y, details)
+
+
+def drag(browser, x, y, dx):
+    press(browser, "pointerdown", x, y)
+    for step in range(1, 5):
+        press(browser, "pointermove", x + dx * step / 4, y)
+    press(browser, "pointerup", x + dx, y)
+
+
+@needs_browser
+@pytest.mark.parametrize("fragment", ["", "#map"])
+def test_where_one_has_moved_on_the_map_is_in_its_address_and_there_after_going_back(browser, page, fragment):
+    browser.open((page / "index.html").as_uri(), fragment)
+    drag(browser, 300, 200, 120)
+    browser.until("location.hash.includes('zoom=')")
+    address = browser.run("return location.hash")
+    assert "x=0.5&" not in address
+    drag(browser, 300, 200, -50)  # and at once to another view
+    browser.go("#about")
+    browser.driver.back()
+    browser.until("document.querySelector('canvas.plane') !== null")
+    assert browser.run("return location.hash").startswith("#map?")
+
+
+@needs_browser
+def test_moving_and_choosing_another_colour_at_once_keeps_the_colour(opened):
+    opened.go("#map")
+    drag(opened, 300, 200, 80)
+    opened.run(
+        "const select = document.getElementById('choice-Colour'); select.value = 1; select.dispatchEvent(new Event('change'))"
+    )
+    opened.until("document.getElementById('main').innerText.includes('the colour of its label')")
+    time.sleep(0.5)
+    assert "colour=label" in opened.run("return location.hash")
+
+
+@needs_browser
+def test_pointing_at_the_map_shows_the_image_and_only_the_first_button_opens_it(opened):
+    opened.go("#map?layout=a+line")
+    width, height = opened.run("const of = document.querySelector('canvas.plane'); return [of.clientWidth, of.clientHeight]")
+    x = width / 2 + (30 / (IMAGES - 1) - 0.5) * (min(width, height) - 24)
+    press(opened, "pointermove", x, height / 2, buttons=0)
+    assert "image 30" in opened.until("document.querySelector('.pointed-image:not([hidden])')?.innerText")
+    press(opened, "pointerdown", x, height / 2, button=2, buttons=2)
+    press(opened, "pointerup", x, height / 2, button=2, buttons=0)
+    time.sleep(0.2)
+    assert opened.run("return location.hash").startswith("#map")
+
+
+@needs_browser
+def test_the_bars_of_phi_answer_to_keys(opened):
+    from selenium.webdriver import Keys
+    from selenium.webdriver.common.by import By
+
+    opened.go("#image/3")
+    bars = opened.driver.find_element(By.CSS_SELECTOR, "svg[role=slider]")
+    bars.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    deviation = (collection().phi[3, 2] - collection().phi[:, 2].mean()) / collection().phi[:, 2].std()
+    assert bars.get_attribute("aria-valuetext") == f"channel 2, {float(f'{deviation:.3g}'):g}"
+    bars.send_keys(Keys.ENTER)
+    opened.wait("#channel/2")
+
+
+@needs_browser
+def test_going_back_returns_to_where_one_was_and_a_link_leads_to_the_top(opened):
+    opened.go("#images")
+    opened.run("window.scrollTo(0, 700)")
+    opened.run("document.querySelector('main .thumbs a:nth-child(40)').click()")
+    opened.wait("#image/39")
+    assert opened.run("return [window.scrollY, document.activeElement.tagName]") == [0, "H1"]
+    opened.driver.back()
+    opened.wait("#images")
+    assert opened.run("return window.scrollY") > 400
+
+
+@needs_browser
+def test_a_choice_keeps_the_focus(opened):
+    opened.go("#channels")
+    choose = "of.focus(); of.value = 1; of.dispatchEvent(new Event('change'))"
+    opened.run(f"const of = document.getElementById('choice-Order'); {choose}")
+    opened.until("location.hash.includes('by=selectivity') && document.getElementById('main').dataset.ready === location.hash")
+    assert opened.run("return document.activeElement.id") == "choice-Order"
+
+
+@needs_browser
+def test_the_map_answers_to_keys(opened):
+    from selenium.webdriver import Keys
+    from selenium.webdriver.common.by import By
+
+    opened.go("#map?layout=a+line&x=0.5&y=0.5&zoom=1")
+    plane = opened.driver.find_element(By.CSS_SELECTOR, "canvas.plane")
+    plane.send_keys("+++", Keys.ARROW_RIGHT, Keys.ENTER)
+    opened.until("location.hash.startsWith('#image/')")
+    assert int(opened.run("return location.hash").split("/")[1]) > 150
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("12", "#image/12"),
+        ("channel 5", "#channel/5"),
+        ("Cluster 3", "#cluster/6/3"),
+        ("otter", "#images?label=1"),
+        ("photographs/41", "#image/41"),
+    ],
+)
+def test_the_search_field_finds_things(opened, text, address):
+    from selenium.webdriver import Keys
+    from selenium.webdriver.common.by import By
+
+    opened.driver.find_element(By.ID, "goto").send_keys(text, Keys.ENTER)
+    opened.wait(address)
+
+
+@needs_browser
+def test_a_search_for_nothing_says_so(opened):
+    from selenium.webdriver import Keys
+    from selenium.webdriver.common.by import By
+
+    opened.driver.find_element(By.ID, "goto").send_keys("unicorn", Keys.ENTER)
+    assert "unicorn" in opened.until("document.getElementById('gone').textContent")
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    "view", ["#image/300", "#image/x", "#channel/20", "#cluster/6/6", "#cluster/7/0", "#nothing", "#constructor", "#map?at=300"]
+)
+def test_an_address_of_nothing_says_what_there_is(opened, view):
+    opened.go(view)
+    assert "Not found" in opened.text() and "There is no" in opened.text()
+    opened.go("#about")
+    assert "About" in opened.text()
+
+
+@needs_browser
+def test_reconstructions_stand_with_their_image_and_others_say_which_have_some(opened):
+    opened.go("#image/4")
+    assert opened.run("return document.querySelectorAll('[aria-label^=\"sample \"]').length") == 2
+    opened.go("#image/5")
+    assert {"#image/4", "#image/9"} <= set(opened.links("main section:last-of-type a"))
+
+
+@needs_browser
+def test_every_picture_has_a_line_below_it_and_every_control_a_name(opened):
+    for view in VIEWS:
+        opened.go(view)
+        assert all(opened.of_all("figure", "of.querySelector('figcaption')?.innerText.length > 5")), view
+        named = "Boolean(of.innerText || of.getAttribute('aria-label') || of.labels?.length)"
+        assert all(opened.of_all("a, button, select, input, canvas[tabindex], svg", named)), view
+
+
+@needs_browser
+def test_the_least_that_there_can_be_is_shown_with_the_commands_that_add_the_rest(browser, tmp_path):
+    explorer.write(tmp_path / "page", least())
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#map")
+    for view in ("#map", "#images", "#image/19", "#channels", "#channel/0", "#clusters", "#about"):
+        browser.go(view)
+        assert "Not found" not in browser.text()
+    browser.go("#clusters")
+    assert "python analyze.py --ckpt runs/mine --only clusters explorer" in browser.text()
+    assert browser.logs()[0] == []
+
+
+@needs_browser
+@pytest.mark.parametrize("damage", ["gone", "cut", "of another", "of another page"])
+def test_a_damaged_piece_is_named_and_the_rest_still_opens(browser, page, tmp_path, damage):
+    copy = shutil.copytree(page, tmp_path / "page")
+    piece = copy / "data" / "channels.js"
+    if damage == "gone":
+        piece.unlink()
+    else:
+        text, version = piece.read_text(), pieces.version_of(collection())
+        assert version in text
+        changed = {"cut": text[:200], "of another": (copy / "data" / "images.js").read_text()}
+        piece.write_text(changed.get(damage, text.replace(version, "0" * 16)))
+    browser.open((copy / "index.html").as_uri(), "#map")
+    browser.go("#channel/0")
+    of_another = "belongs to another version of this page; reload the page"
+    assert f"data/channels.js {of_another if damage == 'of another page' else 'is missing or damaged'}" in browser.text()
+    browser.go("#image/0")
+    assert "Image 0" in browser.text()
+
+
+def test_nothing_in_the_static_files_names_another_place():
+    for file in Path(explorer.__file__).parent.glob("static/*"):
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//\w+\.\w+|@import|eval\(|innerHTML|document\.write", text), file.name
+
+
+def test_the_page_forbids_what_it_does_not_need():
+    text = (Path(explorer.__file__).parent / "static" / "index.html").read_text()
+    assert "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'" in text
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_values_in_steps_are_off_by_half_a_step_at_most(kind):
+    values = np.random.default_rng(1).normal(size=(50, 7)).astype(np.float32) * 10.0 ** np.arange(-3, 4)
+    values[:, 2] = 4
+    steps = pieces.in_steps(values, kind)
+    back = steps.low + steps.step * steps.numbers.astype(np.float64)
+    assert (abs(back - values) <= 0.51 * steps.step + 1e-6 * abs(values)).all()
+    np.testing.assert_allclose(back[:, 2], 4)
+
+
+def test_names_cannot_end_the_script_that_carries_them(tmp_path):
+    pieces.write_piece(tmp_path, "names", ["</script>\u2028", '"'], "v")
+    text = (tmp_path / "names.js").read_text()
+    assert "</" not in text and "\u2028" not in text
+    assert json.loads(text[text.index('"v", ') + 5 : -3].replace("<\\/", "</")) == ["</script>\u2028", '"']
+
+
+@pytest.mark.parametrize(("field", "value"), [("labels", np.zeros(3, int)), ("layouts", {}), ("names", ("a",)), ("sigmas", (0.0,))])
+def test_arrays_that_do_not_fit_are_refused_and_named(tmp_path, field, value):
+    with pytest.raises(InputError, match=field.replace("sigmas", "level_means")):
+        explorer.write(tmp_path / "page", collection()._replace(**{field: value}))
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize("change", [{"title": "other"}, {"phi": None}, {"facts": {"a": "b"}}])
+def test_another_page_has_another_version(change):
+    phi = collection().phi.copy()
+    phi[-1, -1] += 1
+    changed = collection()._replace(**{name: phi if value is None else value for name, value in change.items()})
+    assert pieces.version_of(changed) != pieces.version_of(collection())
+
+
+def test_images_that_are_large_and_not_square_are_made_smaller_and_keep_their_shape(tmp_path):
+    image = np.zeros((1, 300, 150, 1), np.uint8)
+    image[:, :, :75] = 200
+    found = sheets.write_sheets(tmp_path / "sheet", image)
+    assert (found.tile, found.cell) == ((128, 64), (128, 64))
+    assert sheets.write_sheets(tmp_path / "odd", image[:, :9, :7]).cell == (16, 8)
+    seen = np.asarray(Image.open(tmp_path / "sheet" / "0.jpg").convert("L"))
+    assert abs(seen[:, :31].astype(int) - 200).max() < 4 and seen[:, 34:].max() < 4
+
+
+def test_the_same_collection_gives_the_same_bytes(page, tmp_path):
+    explorer.write(tmp_path / "again", collection())
+    for file in (path for path in page.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(page)).read_bytes(), file.name

@@ -1,0 +1,189 @@
+"""The explorer stage: what it hands to the page is what the sweep and the other stages hold."""
+
+import jax
+import numpy as np
+import pytest
+from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noqa: F401 (a fixture)
+
+from unetrep_jax import explorer, representation, stages, storage
+from unetrep_jax.stages import exploring
+
+OTHERS = ["selectivity", "neighbours", "clusters", "reconstructions"]
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """What the stage hands over, call by call."""
+    calls, write = [], explorer.write
+
+    def keep(folder, collection):
+        calls.append(collection)
+        write(folder, collection)
+
+    monkeypatch.setattr(explorer, "write", keep)
+    return calls
+
+
+def phi_of(context):
+    means = np.load(context.outdir / "representations" / "mean.npy")[:, context.working]
+    return representation.layout(context.denoiser, context.images.images.shape[1:]).of(means, "mid")
+
+
+def test_the_mean_of_where_a_channel_fires_is_its_phi(make_context, handed):  # noqa: F811
+    context = make_context()
+    stages.run_stages(context, ["explorer"], [])
+    phi, (found,) = phi_of(context), handed
+    np.testing.assert_array_equal(found.phi, phi)
+    of_images = np.take_along_axis(phi, found.fires.channels, axis=1)
+    np.testing.assert_allclose(found.fires.maps.mean((2, 3)), of_images, rtol=1e-5)
+    of_channels = phi[found.top.index, np.arange(phi.shape[1])[:, None]]
+    np.testing.assert_allclose(found.top.maps.mean((2, 3)), of_channels, rtol=1e-5)
+    assert (np.diff(of_channels, axis=1) <= 0).all() and (of_channels[:, 0] == phi.max(0)).all()
+
+
+def test_maps_are_those_of_the_noisy_images_that_phi_is_averaged_over(make_context, handed):  # noqa: F811
+    context = make_context(draws=1)
+    stages.run_stages(context, ["explorer"], [])
+    i, (found,) = 41, handed
+    averages = representation.noise_averages_of(lambda y: context.denoiser.activations(y)["mid.0"], seed=0)
+    expected = jax.jit(averages)((np.float32(100 / 255), np.int32(1)), (context.images.images[[i]], np.int32([i])))[0]
+    np.testing.assert_allclose(found.fires.maps[i], np.moveaxis(expected, -1, 0)[found.fires.channels[i]], rtol=1e-5)
+
+
+def test_deviations_and_companions_are_those_of_numpy(make_context, handed):  # noqa: F811
+    context = make_context()
+    stages.run_stages(context, ["explorer"], [])
+    phi, (found,) = phi_of(context).astype(float), handed
+    z = (phi - phi.mean(0)) / phi.std(0)
+    np.testing.assert_allclose(found.fires.deviations, np.sort(z, axis=1)[:, ::-1][:, :8], rtol=1e-3, atol=1e-3)
+    correlation = np.corrcoef(phi.T)
+    known = found.channels
+    np.testing.assert_allclose(
+        known.companion_correlations, np.take_along_axis(correlation, known.companions, axis=1), atol=1e-5
+    )
+    assert all(sorted(row) == [c for c in range(6) if c != own] for own, row in enumerate(known.companions))
+    assert (np.diff(known.companion_correlations, axis=1) <= 1e-6).all()
+    np.testing.assert_allclose(known.level_correlations[context.working], 1)
+
+
+def test_what_has_not_run_is_named_with_its_command_and_shown_once_it_has(make_context, handed, capsys):  # noqa: F811
+    context = make_context()
+    context.facts["checkpoint"] = "runs/my run, step 7, averaged"
+    context.facts["command"] = "python analyze.py --ckpt 'runs/my run' --only explorer clusters --images p --redo explorer"
+    stages.run_stages(context, ["explorer"], [])
+    assert [of.what for of in handed[0].missing] == ["Selectivity", "Neighbours", "Clusters", "Reconstructions"]
+    assert handed[0].missing[2].command == "python analyze.py --ckpt 'runs/my run' --images p --only clusters explorer"
+    assert handed[0].title == "What my run knows of 60 images" and handed[0].checkpoint == "my run, step 7, averaged"
+    assert handed[0].level == "At 100/255, mean of 2 draws"
+    stages.run_stages(context, ["explorer"], [])
+    assert len(handed) == 1 and "explorer: unchanged" in capsys.readouterr().out
+    stages.run_stages(context, [*OTHERS, "explorer"], [])
+    found = handed[1]
+    assert not found.missing
+    assert [len(of.nearest) for of in found.clusterings] == [3, 5]
+    with np.load(context.outdir / "clusters" / "arrays.npz") as saved:
+        np.testing.assert_array_equal(found.clusterings[0].assignment, saved["assignment/3"])
+    with np.load(context.outdir / "neighbours" / "arrays.npz") as saved:
+        np.testing.assert_array_equal(found.neighbours[exploring.SPACES["phi, centred"]], saved["index/all/phi, centred"])
+    (made,) = found.reconstructions
+    assert made.images.shape == (6, 8, 8, 3) and len(set(made.targets)) == 3
+    with np.load(context.outdir / "reconstructions" / "arrays.npz") as saved:
+        np.testing.assert_array_equal(saved["targets"], context.images.images[made.targets[::2]])
+    assert set(found.channels.groups) == {"specialised", "common", "dead"}
+
+
+def test_a_stage_made_with_other_settings_is_not_shown(make_context, handed):  # noqa: F811
+    stages.run_stages(make_context(), ["clusters", "explorer"], [])
+    stages.run_stages(make_context(cluster_seeds=1), ["explorer"], [])
+    assert handed[0].clusterings and not handed[1].clusterings
+
+
+def test_distances_and_separations_of_clusters_are_those_of_their_definition(make_context, handed):  # noqa: F811
+    context = make_context()
+    stages.run_stages(context, ["clusters", "explorer"], [])
+    phi, clustering = phi_of(context).astype(float), handed[0].clusterings[0]
+    means = np.stack([phi[clustering.assignment == k].mean(0) for k in range(3)])
+    scale = np.sqrt(phi.var(0).sum())
+    np.testing.assert_allclose(
+        clustering.distance, np.linalg.norm(phi - means[clustering.assignment], axis=1) / scale, rtol=1e-3
+    )
+    a, b = 0, clustering.nearest[0, 0]
+    line = (means[a] - means[b]) / np.linalg.norm(means[a] - means[b])
+    spread = sum(((phi[clustering.assignment == k] - means[k]) @ line).var() for k in (a, b))
+    expected = np.linalg.norm(means[a] - means[b]) / np.sqrt(spread)
+    np.testing.assert_allclose(clustering.separation[0, 0], expected, rtol=1e-3)
+
+
+def test_a_stage_that_was_killed_goes_on_where_it_was(make_context, handed, monkeypatch):  # noqa: F811
+    context = make_context()
+    stages.run_stages(context, ["explorer"], [])
+    whole = np.array(handed[0].fires.maps)
+    storage.discard(context.outdir / "fires")
+    storage.discard(context.outdir / "explorer")
+    rows, append = [], storage.RowWriter.append
+
+    def killed(self, **arrays):
+        append(self, **arrays)
+        self._record()
+        rows.append(self.rows_done)
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.RowWriter, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run_stages(context, ["explorer"], [])
+
+    def watched(self, **arrays):
+        rows.append(self.rows_done)
+        append(self, **arrays)
+
+    monkeypatch.setattr(storage.RowWriter, "append", watched)
+    stages.run_stages(context, ["explorer"], [])
+    assert rows[2] == rows[1]  # nothing anew
+    np.testing.assert_array_equal(np.array(handed[1].fires.maps), whole)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_few_channels_and_images_without_labels(make_context, handed, channels):  # noqa: F811
+    few = colour_denoiser(WEIGHTS[:, :channels])
+    context = make_context()._replace(
+        denoiser=few, untrained=lambda: few, images=image_set(20)._replace(labels=None, class_names=())
+    )
+    stages.run_stages(context, ["explorer"], [])
+    (found,) = handed
+    assert found.channels.companions.shape == (channels, channels - 1)
+    assert found.labels is None and found.fires.channels.shape == (20, channels)
+    assert all(of.shape == (20, 2) for of in found.layouts.values())
+
+
+def test_too_many_images_for_t_sne_have_the_other_layout_and_the_reason(make_context, handed, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(exploring, "TSNE_IMAGES", 59)
+    stages.run_stages(make_context(), ["explorer"], [])
+    assert list(handed[0].layouts) == ["the first two principal components of phi"]
+    assert handed[0].missing[0].what == "t-SNE"
+
+
+def test_a_network_whose_phi_is_the_same_for_all_images_is_shown(make_context, handed):  # noqa: F811
+    constant = colour_denoiser(WEIGHTS)._replace(
+        activations=lambda y: {k: jax.numpy.full_like(v, 0.1) for k, v in colour_denoiser(WEIGHTS).activations(y).items()},
+        represent=lambda y: jax.numpy.full((len(y), 6), 0.1),
+    )
+    stages.run_stages(make_context()._replace(denoiser=constant), ["explorer"], [])
+    assert handed[0].fires.what.startswith("all channels")
+    assert not handed[0].fires.deviations.any() and not handed[0].channels.companion_correlations.any()
+    assert not handed[0].layouts["the first two principal components of phi"].any()
+
+
+def test_t_sne_is_made_once_whatever_else_is_added(make_context, handed, monkeypatch):  # noqa: F811
+    context = make_context()
+    stages.run_stages(context, ["explorer"], [])
+    monkeypatch.setattr(exploring.clusters, "embedding", None)
+    stages.run_stages(context, ["neighbours", "explorer"], [])
+    np.testing.assert_array_equal(handed[0].layouts["t-SNE of phi"], handed[1].layouts["t-SNE of phi"])
+
+
+def test_the_report_links_to_the_page(make_context):  # noqa: F811
+    context = make_context()
+    stages.run_stages(context, ["explorer"], [])
+    assert '<a href="explorer/index.html">' in stages.write_report(context).read_text()
+    assert (context.outdir / "explorer" / "index.html").exists()
