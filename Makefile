@@ -1,4 +1,5 @@
-# make demo: installs, trains a small denoiser on bundled photographs, analyses it, and prints where the report is.
+# make demo: installs, trains a small denoiser on bundled photographs, analyses it and then, in little, the trained model of
+# pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
 # Both build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 
@@ -7,12 +8,18 @@ INSTALLED := .venv/installed
 PYTHON ?=
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
+# Half a minute of analysis.
+LITTLE := --config.analysis.images=64 "--config.analysis.sigmas=(0.0,50.0,100.0)" --config.analysis.draws=1 \
+  "--config.analysis.clusters=(4,)" --config.analysis.untrained_images=64 --config.analysis.memory_images=64 \
+  --config.analysis.spectrum_images=2000 --config.analysis.copy_images=1000 --config.analysis.samples=4 --config.analysis.sample_beta=0.4
+
 .PHONY: demo test lint install clean
 
 demo: $(INSTALLED)
 	@# A demo of an older version, which the new settings would not continue (exit code 2), is made anew.
 	$(BIN)/python train.py --config configs/demo.py || { [ $$? -eq 2 ] && $(BIN)/python train.py --config configs/demo.py --fresh; }
 	$(BIN)/python analyze.py --ckpt runs/demo
+	$(BIN)/python analyze.py --images photographs --only denoising sparsity samples explorer $(LITTLE)
 
 test: $(INSTALLED)
 	@# A worker for each core, four at most; a file's tests stay together, for they share what is slow to make; slow files first.

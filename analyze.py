@@ -276,9 +276,9 @@ def main(argv: list[str]) -> int:
         from unetrep_jax import stages
 
         left_out = stages.run_and_report(context, arguments.only, arguments.redo)
-        print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)
         if stages.up_to_date(context, ["explorer"]):
             print(f"explorer: {(context.outdir / 'explorer' / 'index.html').resolve()}", flush=True)
+        print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)
         if left_out:
             raise InputError(stages.in_one_line(left_out))
         return 0

@@ -8,7 +8,15 @@ trains on random 32x32 squares with a constant learning rate (it was stopped at 
       --config.train.start_from=runs/photo24-squares/last --config.train.crop=0 --config.train.epochs=0.36 \\
       --config.train.schedule=cosine --config.train.learning_rate=1.5e-3 --config.train.ema_decay=0
 
-goes on with whole images until the learning rate is 0. `pretrained/photo24/README.md` tells how long they took and what came of it.
+goes on with whole images until the learning rate is 0. The next two stretches begin with those parameters (as bfloat16):
+
+    python train.py --config configs/reference.py --config.data.data_dir=DATA --workdir runs/photo24-squares2 \\
+      --config.train.start_from=runs/photo24/last --config.train.epochs=4.5
+    python train.py --config configs/reference.py --config.data.data_dir=DATA --workdir runs/photo24-2 \\
+      --config.train.start_from=runs/photo24-squares2/last --config.train.crop=0 --config.train.batch_size=16 \\
+      --config.train.epochs=0.97 --config.train.schedule=cosine --config.train.learning_rate=1.5e-3 --config.train.ema_decay=0
+
+(the first of them was stopped at step 6,640). `pretrained/photo24/README.md` tells how long they took and what came of it.
 DATA holds `tiny_imagenet`: 80,800 ImageNet photographs at 64x64 for training and 5,050 for validation, as a TFDS data set.
 Cost: 1.2 GFLOP an image forward, three times that with gradients. The analysis is set for two CPU cores too.
 """

@@ -578,6 +578,12 @@ def test_arrays_that_do_not_fit_are_refused_and_named(tmp_path, field, value):
     assert not (tmp_path / "page").exists()
 
 
+def test_noise_which_no_encoder_likes_goes_onto_sheets(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
+    sheets.write_sheets(tmp_path / "sheet", noise)
+    assert Image.open(tmp_path / "sheet" / "0.jpg").size == (16 * 64, 3 * 64)
+
+
 @pytest.mark.parametrize("change", [{"title": "other"}, {"phi": None}, {"facts": {"a": "b"}}])
 def test_another_page_has_another_version(change):
     phi = collection().phi.copy()

@@ -73,7 +73,7 @@ def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
     run, result = analysed
     assert result.code == 0, result.err
     assert done(result) == dict.fromkeys(STAGES, "done")
-    assert result.out.endswith(f"report: {run}/analysis/report.html\n")
+    assert result.out.endswith(f"explorer: {run}/analysis/explorer/index.html\nreport: {run}/analysis/report.html\n")
     drawn = {path.name for path in (run / "analysis" / "figures").iterdir()}
     made = {Path(name).stem for name in drawn}
     assert drawn == {f"{name}.png" for name in made}
@@ -82,7 +82,8 @@ def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
     assert page.count("data:image/png;base64,") == len(made)
     assert "Claims and findings" in page
     found = numbers(run / "analysis")
-    assert set(found) == set(STAGES) - {"representations", "untrained"}
+    assert set(found) == set(STAGES) - {"representations", "untrained", "explorer"}
+    assert (run / "analysis" / "explorer" / "index.html").exists()
     assert set(found["clusters"]["by_clusters"]) == {"3", "4"}
     assert found["clusters"]["by_clusters"]["3"]["labels"] is not None
     assert found["denoising"]["images"] == found["clusters"]["images"] == 24

@@ -51,5 +51,5 @@ def write_sheets(folder: Path, images: np.ndarray) -> Sheets:
             margins = [(0, cell[0] - tile[0]), (0, cell[1] - tile[1]), (0, 0)]
             filled = np.pad(np.asarray(picture.convert("RGB")), margins, "edge")
             sheet.paste(Image.fromarray(filled), (place % columns * cell[1], place // columns * cell[0]))
-        sheet.save(folder / f"{number}.jpg", quality=QUALITY, subsampling=0, optimize=True)
+        sheet.save(folder / f"{number}.jpg", quality=QUALITY, subsampling=0)
     return Sheets(folder.name, columns, per_sheet, len(images), tile, cell)

@@ -19,7 +19,7 @@ Put = Callable[[str, Any], None]  # writes the piece of that name
 def write(folder: Path | str, collection: Collection) -> None:
     """Writes `index.html` and all that it needs into a folder.
 
-    About 2.7 kB an image of 64x64 for its picture, and for each of its k channels 5.4 bytes; see docs/explorer.md.
+    About 2.3 kB an image of 64x64 for its picture, and 5.4 bytes for each of its k channels; see docs/explorer.md.
 
     Args:
       folder: a new or empty one.

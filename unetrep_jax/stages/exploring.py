@@ -41,8 +41,8 @@ def page_code() -> str:
 
 
 def words_and_code(context: Context) -> list[str]:
-    """What the page depends on beside settings and stages: the code, and what it says of the denoiser and the command."""
-    return [page_code(), *name_of(context), command_for(context, "STAGE")]
+    """What the page depends on beside settings and stages: the code, and what it says of the denoiser."""
+    return [page_code(), str(context.facts.get("checkpoint", ""))]
 
 
 def run_explorer(context: Context, folder: Path, key: str) -> None:
