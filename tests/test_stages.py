@@ -202,7 +202,7 @@ def test_grey_unlabelled_images_are_analysed_too(make_context, tmp_path):
 def test_every_setting_that_a_stage_reads_is_part_of_its_key():
     def closure(name):
         stage = stages.STAGES[name]
-        return set(stage.settings).union(*(closure(other) for other in stage.needs))
+        return set(stage.settings).union(*(closure(other) for other in (*stage.needs, *stage.uses)))
 
     by_module = {}
     for name, stage in stages.STAGES.items():
