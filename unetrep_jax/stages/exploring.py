@@ -42,7 +42,7 @@ def page_code() -> str:
 
 def words_and_code(context: Context) -> list[str]:
     """What the page depends on beside settings and stages: the code, and what it says of the denoiser."""
-    return [page_code(), str(context.facts.get("checkpoint", ""))]
+    return [page_code(), *name_of(context)]
 
 
 def run_explorer(context: Context, folder: Path, key: str) -> None:
@@ -259,7 +259,8 @@ def reconstructions_of(context: Context, known: dict | None) -> list[explorer.Re
     rows, found = reconstructing.target_rows(context), []
     for name, arm in reconstructing.arms(context).items():
         if f"{name}/images" in known:
-            levels = getattr(arm.settings, "sigmas", None) or (arm.settings.sigma_0, arm.settings.sigma_end)
+            way = arm.settings
+            levels = getattr(way, "sigmas", None) or (way.sigma_0, way.sigma_end)
             found.append(
                 explorer.Reconstructions(
                     f"Way of making it: {arm.title}.",
