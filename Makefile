@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 PYTHON ?=
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-# Half a minute of analysis.
+# Less than a minute of analysis.
 LITTLE := --config.analysis.images=64 "--config.analysis.sigmas=(0.0,50.0,100.0)" --config.analysis.draws=1 \
   "--config.analysis.clusters=(4,)" --config.analysis.untrained_images=64 --config.analysis.memory_images=64 \
   --config.analysis.spectrum_images=2000 --config.analysis.copy_images=1000 --config.analysis.samples=4 --config.analysis.sample_beta=0.4

@@ -67,7 +67,6 @@ def _overview(collection: Collection) -> dict[str, Any]:
         "level": collection.level,
         "facts": {name: str(fact) for name, fact in collection.facts.items()},
         "images": len(collection.images),
-        "shape": list(collection.images.shape[1:]),
         "named": bool(collection.names),
         "labelled": collection.labels is not None,
         "classNames": list(collection.class_names),
@@ -113,7 +112,7 @@ def _write_channels(put: Put, channels: Channels) -> None:
 
 
 def _write_images(put: Put, collection: Collection) -> None:
-    """What is known of the images: numbers and labels at once, names in pieces."""
+    """What is known of the images: numbers and labels, and names apart."""
     labels = None if collection.labels is None else np.asarray(collection.labels, np.int32)
     numbers = {name: _float(of) for name, of in collection.image_numbers.items()}
     put("images", {"labels": labels, "numbers": numbers})

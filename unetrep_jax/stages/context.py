@@ -100,7 +100,7 @@ class Stage(NamedTuple):
       section: (context, arrays, summary) -> a section of the report, or None for stages that only feed others.
       keeps: other folders, in the analysis folder, where it keeps what it need not make again.
       uses: stages whose files it reads as well where they are up to date, which are not made for its sake.
-      also: what else its result depends on: context -> JSON-like.
+      also: names of what else its result depends on: context -> texts.
       version: raised when its files change their meaning or their names, so that older ones are not taken for them.
     """
 
@@ -110,7 +110,7 @@ class Stage(NamedTuple):
     section: Callable | None = None
     keeps: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
-    also: Callable = lambda context: None
+    also: Callable = lambda context: ()
     version: int = 1
 
 

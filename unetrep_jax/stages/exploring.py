@@ -5,14 +5,14 @@ import hashlib
 import shlex
 from pathlib import Path
 
-import jax
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from unetrep_jax import clusters, denoiser, devices, explorer, measures, representation, selectivity, storage
+from unetrep_jax import clusters, explorer, measures, selectivity, storage
 from unetrep_jax.stages import reconstructing
 from unetrep_jax.stages.context import Context, phi
 from unetrep_jax.stages.remembered import remember
+from unetrep_jax.stages.top_images import averaged_maps, most_excited
 from unetrep_jax.storage import InputError
 
 TSNE_IMAGES = 10_000  # beyond which t-SNE would take longer than everything else
@@ -114,20 +114,14 @@ def command_for(context: Context, stage: str) -> str:
 
 
 def channels_of_images(values: np.ndarray, known: dict | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """(for each image the channels that it excites most [n q], by how many deviations [n q], of which channels these were chosen).
-
-    Channels are ranked by (phi_c(x) - mean) / deviation over the images, as in `stages.top_images`.
-    """
+    """(the channels that each image excites most [n q], by how many deviations [n q], of which channels they were chosen)."""
     members = np.flatnonzero(np.ptp(values, axis=0))  # rounding gives equal numbers a deviation
     what = "the channels that differ over images"
     if known is not None and known["channels/specialised"].any():
         members, what = np.flatnonzero(known["channels/specialised"]), "the specialised channels"
     if not len(members):
         members, what = np.arange(values.shape[1]), "all channels, which are the same for all images"
-    mean, deviation = values[:, members].mean(0, dtype=np.float64), values[:, members].std(0, dtype=np.float64)
-    z = (values[:, members] - mean) / np.where(deviation > 0, deviation, 1)
-    order = np.argsort(-z, axis=1, kind="stable")[:, :CHANNELS_OF_AN_IMAGE]
-    return members[order], np.take_along_axis(z, order, axis=1), what
+    return *most_excited(values, np.arange(len(values)), members, CHANNELS_OF_AN_IMAGE), what
 
 
 def pairs_of(top: np.ndarray, channels: np.ndarray, width: int) -> np.ndarray:
@@ -143,28 +137,18 @@ def activation_maps(context: Context, pairs: np.ndarray) -> tuple:
     Streamed to the folder `fires`, which goes on where it was when the process was killed.
     """
     settings, images = context.settings, context.images.images
-    shapes = jax.eval_shape(context.denoiser.activations, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
-    last = denoiser.last_layers(list(shapes))["mid"]
-    *size, width = shapes[last].shape[1:]
+    maps_of, (*size, width) = averaged_maps(context, settings.batch_size)
     folder = context.outdir / "fires"
     what = [settings.sigma, settings.draws, settings.seed, hashlib.sha256(pairs.tobytes()).hexdigest()]
     key = storage.fingerprint("fires", context.identity, context.images.fingerprint, what)
     if not storage.is_complete(folder, key):
-        step = devices.parallel_map(
-            representation.noise_averages_of(
-                lambda y: context.denoiser.activations(y)[last].astype(np.float32), seed=settings.seed
-            ),
-            settings.batch_size,
-        )
-        constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
         writer = storage.RowWriter(folder, key, len(pairs), {"maps": (tuple(size), np.float32)})
         first = int(pairs[writer.rows_done] // width) if writer.rows_done < len(pairs) else len(images)
         with storage.Progress("where channels fire", len(images), done=first) as progress:
             for start in range(first, len(images), settings.batch_size):
                 index = np.arange(start, min(start + settings.batch_size, len(images)), dtype=np.int32)
                 some = pairs[slice(*np.searchsorted(pairs, [start * width, (int(index[-1]) + 1) * width]))]
-                activations = step(constants, (np.asarray(images[index]), index))
-                writer.append(maps=activations[some // width - start, :, :, some % width])
+                writer.append(maps=maps_of(index)[some // width - start, :, :, some % width])
                 progress.advance(len(index))
         writer.finish()
     return np.load(folder / "maps.npy", mmap_mode="r"), lambda image, channel: np.searchsorted(pairs, image * width + channel)

@@ -55,7 +55,7 @@ STAGES = {
         (),
         denoising.run_denoising,
         denoising.section_denoising,
-        version=2,
+        version=3,
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
@@ -210,8 +210,7 @@ def stage_key(context: Context, name: str) -> str:
     if name in READS_TRAINING_IMAGES:
         needs.append(context.training_identity)
     needs += [f"uses {other} {stage_key(context, other)}" for other in sorted(up_to_date(context, stage.uses))]
-    if more := stage.also(context):
-        needs += more
+    needs += stage.also(context)
     made_by = f"{name} {stage.version}"
     return storage.fingerprint(made_by, context.identity, context.images.fingerprint, settings, needs)
 

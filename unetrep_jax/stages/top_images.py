@@ -1,5 +1,6 @@
 """The images that excite a channel most, the channels that an image excites most, and how alike such images are (figures 4, 5)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,36 +97,50 @@ def shown_channels(settings: Any, groups: dict, above: np.ndarray, ratios: np.nd
 
 
 def channels_of_images(context: Context, values: np.ndarray, specialised: np.ndarray) -> Arrays:
-    """For a few images, spread over the set: the specialised channels that they excite most, and where these fire.
-
-    Channels are ranked by (phi_c(x) - mean) / deviation over the images, because their scales differ; the paper does not say how
-    it ranks (our choice).
-    """
+    """For a few images, spread over the set: the specialised channels that they excite most, and where these fire."""
     targets = spread(len(values), context.settings.top_images_targets) if context.settings.top_images_targets else []
     targets, members = np.asarray(targets, int), np.flatnonzero(specialised)
-    mean, deviation = values[:, members].mean(0, dtype=np.float64), values[:, members].std(0, dtype=np.float64)
-    z = (values[np.ix_(targets, members)] - mean) / deviation
-    order = np.argsort(-z, axis=1, kind="stable")[:, :CHANNELS_OF_AN_IMAGE]
-    found = {"targets": targets, "target_channels": members[order], "target_z": np.take_along_axis(z, order, axis=1)}
-    if not order.size:
+    channels, z = most_excited(values, targets, members, CHANNELS_OF_AN_IMAGE)
+    found = {"targets": targets, "target_channels": channels, "target_z": z}
+    if not channels.size:
         return found
     maps = activation_maps(context, targets)
-    return found | {"target_maps": np.stack([maps[i][..., c].transpose(2, 0, 1) for i, c in enumerate(members[order])])}
+    return found | {"target_maps": np.stack([maps[i][..., c].transpose(2, 0, 1) for i, c in enumerate(channels)])}
 
 
-def activation_maps(context: Context, rows: np.ndarray) -> np.ndarray:
-    """The middle block's last layer [m h' w' k] at the working level, averaged over the draws that phi is averaged over."""
+def most_excited(values: np.ndarray, rows: np.ndarray, members: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the channels, of `members`, that the images `rows` excite most, by how many deviations); both [m count], largest first.
+
+    Channels are ranked by (phi_c(x) - mean) / deviation over all images, because their scales differ; the paper does not say how
+    it ranks (our choice). The deviation of a channel that is the same for all images counts as 1.
+    """
+    mean, deviation = values[:, members].mean(0, dtype=np.float64), values[:, members].std(0, dtype=np.float64)
+    z = (values[np.ix_(rows, members)] - mean) / np.where(deviation > 0, deviation, 1)
+    order = np.argsort(-z, axis=1, kind="stable")[:, :count]
+    return members[order], np.take_along_axis(z, order, axis=1)
+
+
+def averaged_maps(context: Context, at_once: int) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, ...]]:
+    """(positions of at most `at_once` images -> the middle block's last layer [m h' w' k] of these, (h', w', k)).
+
+    At the working level, averaged over the draws that phi is averaged over.
+    """
     settings, images = context.settings, context.images.images
     activations = context.denoiser.activations
     shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32))
     last = denoiser.last_layers(list(shapes))["mid"]
     step = devices.parallel_map(
-        representation.noise_averages_of(lambda y: activations(y)[last].astype(np.float32), seed=settings.seed),
-        min(settings.batch_size, len(rows)),
+        representation.noise_averages_of(lambda y: activations(y)[last].astype(np.float32), seed=settings.seed), at_once
     )
     constants = (context.sigmas[context.working], np.int32(settings.draws if settings.sigma else 1))
-    batches = [rows[first : first + settings.batch_size] for first in range(0, len(rows), settings.batch_size)]
-    return np.concatenate([step(constants, (np.asarray(images[some]), some.astype(np.int32))) for some in batches])
+    return lambda some: step(constants, (np.asarray(images[some]), some.astype(np.int32))), shapes[last].shape[1:]
+
+
+def activation_maps(context: Context, rows: np.ndarray) -> np.ndarray:
+    """The averaged maps [m h' w' k] of some images."""
+    size = min(context.settings.batch_size, len(rows))
+    maps_of, _ = averaged_maps(context, size)
+    return np.concatenate([maps_of(rows[first : first + size]) for first in range(0, len(rows), size)])
 
 
 def how_alike(context: Context, groups: dict, arrays: Arrays) -> dict:
