@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noqa: F401 (a fixture)
 
+import configs
 from unetrep_jax import explorer, representation, stages, storage
 from unetrep_jax.stages import exploring
 
@@ -154,6 +155,21 @@ def test_few_channels_and_images_without_labels(make_context, handed, channels):
     assert found.channels.companions.shape == (channels, channels - 1)
     assert found.labels is None and found.fires.channels.shape == (20, channels)
     assert all(of.shape == (20, 2) for of in found.layouts.values())
+
+
+def test_images_from_files_have_their_names(make_context, handed):  # noqa: F811
+    names = np.array([f"a/{i}.png".encode() for i in range(58)] + ["\u00e9".encode(), b"\xe9"])
+    images = image_set(60)._replace(names=names, fingerprint="named")
+    stages.run_stages(make_context()._replace(images=images), ["explorer"], [])
+    assert list(handed[0].names) == [*(f"a/{i}.png" for i in range(58)), "\u00e9", "\ufffd"]
+
+
+def test_names_follow_the_images_that_are_chosen():
+    images = image_set(60)._replace(names=np.array([str(i).encode() for i in range(60)]))
+    chosen, _ = stages.usable_images(images, configs.from_plain({"analysis": {"images": 30, "clusters": (3,)}}).analysis)
+    positions = np.array(chosen.names.astype(int))
+    assert len(positions) == 30
+    np.testing.assert_array_equal(chosen.images, images.images[positions])
 
 
 def test_too_many_images_for_t_sne_have_the_other_layout_and_the_reason(make_context, handed, monkeypatch):  # noqa: F811

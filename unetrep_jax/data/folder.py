@@ -63,13 +63,14 @@ def open_folder(
     images = Collection(
         source="folder",
         where=str(root),
-        identity=[chosen, class_names],
+        identity=[chosen, class_names, "with names"],
         count=len(chosen),
         fetch=lambda start, stop: chosen[start:stop],
         decode=decode,
         name=lambda i: chosen[i].name,
         class_names=class_names,
         provenance={"from": str(root), "split": part, "files": len(chosen), "ignored_files": ignored},
+        keeps_names=True,
     )
     return decode_once(
         images, image_size=image_size, image_channels=image_channels, cache_dir=cache_dir, max_unreadable=max_unreadable
@@ -118,7 +119,7 @@ def _part(files: Sequence[_File], part: str, validation_fraction: float, setting
     if len(files) < 2:
         raise InputError(f"{setting}: one image cannot be split in two: name another folder by data.validation_path.")
     count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(file.name.encode()).digest())
+    by_hash = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest())
     return sorted(by_hash[:count] if part == "validation" else by_hash[count:])
 
 

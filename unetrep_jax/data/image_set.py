@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Integer, UInt8
+from jaxtyping import Int32, Integer, Shaped, UInt8
 
 from unetrep_jax.storage import (
     InputError,
@@ -41,6 +41,8 @@ class ImageSet(NamedTuple):
       class_names: name of each class; () where there are none.
       provenance: JSON-like: the source, where it came from, counts, which records were skipped and why.
       fingerprint: identifies the content: another source, split, size or changed file gives another one.
+      names: file of each image, relative to the folder, as the file system spells it, bytes [n], a read-only memory map;
+        None where the images are not files of their own.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -48,6 +50,7 @@ class ImageSet(NamedTuple):
     class_names: tuple[str, ...]
     provenance: dict[str, Any]
     fingerprint: str
+    names: Shaped[np.ndarray, " n"] | None = None
 
 
 class Unreadable(Exception):
@@ -81,6 +84,7 @@ class Collection(NamedTuple):
       name: position -> what a person calls that record.
       class_names: name of each class, () without classes.
       provenance: JSON-like facts to keep with the images.
+      keeps_names: whether `name` is kept beside each image.
     """
 
     source: str
@@ -92,6 +96,7 @@ class Collection(NamedTuple):
     name: Callable[[int], str]
     class_names: tuple[str, ...]
     provenance: dict[str, Any]
+    keeps_names: bool = False
 
 
 def decode_once(
@@ -120,7 +125,7 @@ def decode_once(
                 records = folder.with_name(f".{folder.name}.records")
                 _decode(collection, records, key, (image_size, image_size, image_channels), max_unreadable)
                 _assemble(collection, records, folder, key, max_unreadable)
-    image_set = _open(folder, collection.class_names, key)
+    image_set = _open(folder, collection, key)
     skipped = image_set.provenance["skipped"]
     if skipped and len(skipped) > max_unreadable * collection.count:
         raise _too_many(
@@ -245,6 +250,8 @@ def _assemble(collection: Collection, records: Path, folder: Path, key: str, max
             os.replace(records / "images.npy", partial / "images.npy")
         if collection.class_names:
             np.save(partial / "labels.npy", labels[kept])
+        if collection.keeps_names:
+            np.save(partial / "names.npy", np.array([os.fsencode(collection.name(i)) for i in kept.tolist()]))
         counts = {"images": len(kept), "first_frame_of_several": int(np.sum(status == FIRST_FRAME)), "skipped": skipped}
         write_json(partial / "provenance.json", {"source": collection.source, **collection.provenance, **counts})
     shutil.rmtree(records)
@@ -265,7 +272,8 @@ def _copy_rows(images: UInt8[np.ndarray, "n h w c"], rows: Integer[np.ndarray, "
             file.write(np.ascontiguousarray(images[rows[start : start + ROWS_AT_ONCE]]).data)
 
 
-def _open(folder: Path, class_names: tuple[str, ...], key: str) -> ImageSet:
-    labels = np.load(folder / "labels.npy") if class_names else None
+def _open(folder: Path, collection: Collection, key: str) -> ImageSet:
+    labels = np.load(folder / "labels.npy") if collection.class_names else None
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return ImageSet(images, labels, class_names, read_json(folder / "provenance.json"), key)
+    names = np.load(folder / "names.npy", mmap_mode="r") if collection.keeps_names else None
+    return ImageSet(images, labels, collection.class_names, read_json(folder / "provenance.json"), key, names)

@@ -76,8 +76,9 @@ def usable_images(images: ImageSet, settings: Any) -> tuple[ImageSet, Any]:
         return images, settings
     chosen = spread(total, count)
     labels = None if images.labels is None else images.labels[chosen]
+    names = None if images.names is None else images.names[chosen]
     fingerprint = f"{images.fingerprint}, {count} of them"
-    return images._replace(images=images.images[chosen], labels=labels, fingerprint=fingerprint), settings
+    return images._replace(images=images.images[chosen], labels=labels, names=names, fingerprint=fingerprint), settings
 
 
 def check_denoiser(denoiser: Denoiser, image_shape: tuple[int, ...], what: str) -> None:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 from unetrep_jax import clusters, explorer, measures, selectivity, storage
 from unetrep_jax.stages import reconstructing
-from unetrep_jax.stages.context import Context, phi
+from unetrep_jax.stages.context import Arrays, Context, phi
 from unetrep_jax.stages.remembered import remember
 from unetrep_jax.stages.top_images import averaged_maps, most_excited
 from unetrep_jax.storage import InputError
@@ -59,7 +60,7 @@ def run_explorer(context: Context, folder: Path, key: str) -> None:
         level=level_of(context),
         facts={name: str(fact) for name, fact in context.facts.items()},
         images=context.images.images,
-        names=(),
+        names=() if context.images.names is None else [shown_name(name) for name in context.images.names.tolist()],
         labels=context.images.labels,
         class_names=context.images.class_names,
         phi=values,
@@ -83,6 +84,11 @@ def run_explorer(context: Context, folder: Path, key: str) -> None:
         explorer.write(partial, found)
         total = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
         storage.write_json(partial / "summary.json", {"images": len(values), "megabytes": total / 1e6})
+
+
+def shown_name(name: bytes) -> str:
+    """A file's name as text; bytes that are none show as the replacement character."""
+    return name.decode(errors="replace")
 
 
 def arrays_of(context: Context, stage: str) -> dict[str, np.ndarray]:
@@ -166,13 +172,13 @@ def layouts_of(context: Context, values: np.ndarray) -> tuple[dict, list]:
         why = f"t-SNE is made of up to {TSNE_IMAGES:,} images; --config.analysis.images={TSNE_IMAGES} chooses as many."
         return layouts, [explorer.Missing("t-SNE", why, "")]
     key = storage.fingerprint(context.identity, context.images.fingerprint, context.settings.sigma, context.settings.draws)
+
+    def place() -> Arrays:
+        print(f"placing {len(values):,} images by t-SNE, on one core", file=sys.stderr)
+        return {"positions": clusters.embedding(values, context.settings.seed)}
+
     try:
-        made = remember(
-            context.outdir / "explorer_kept",
-            f"{key} {context.settings.seed}",
-            "t-SNE",
-            lambda: {"positions": clusters.embedding(values, context.settings.seed)},
-        )
+        made = remember(context.outdir / "explorer_kept", f"{key} {context.settings.seed}", "t-SNE", place)
     except InputError as error:
         return layouts, [explorer.Missing("t-SNE", f"{error}.", "")]
     return {"t-SNE of phi": made["positions"]} | layouts, []
