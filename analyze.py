@@ -19,7 +19,8 @@ Stages, each cached by its settings, the checkpoint and the images:
   location         what shifts change, and how well phi tells a place
   emergence        what emerges when: the measures along the training, where the run kept milestones; other runs --beside it
   explorer         a page to look around in: images, channels and clusters, from what the other stages have found
-Then `summary.json` and `report.html` are written from the saved arrays; figures are drawn where something has changed.
+Then `summary.json`, `report.html` and, with the same content, `report.md` are written from the saved arrays;
+figures are drawn where something has changed.
 Settings are changed by --config.analysis.key=value, --config.data.key=value, --config.devices.key=value.
 """
 

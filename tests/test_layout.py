@@ -36,10 +36,11 @@ MAY_IMPORT = {
     "checkpoints": {"models", "denoiser"},
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
+    "markdown": {"report"},
     "stages": {
-        "baselines", "clusters", "data", "denoiser", "densities", "devices", "explorer", "figures", "measures", "neighbours",
-        "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli", "subspaces",
-        "training",
+        "baselines", "clusters", "data", "denoiser", "densities", "devices", "explorer", "figures", "markdown", "measures",
+        "neighbours", "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli",
+        "subspaces", "training",
     },
 }  # fmt: skip
 # Library -> the only rooms and scripts that may import it.

@@ -81,6 +81,8 @@ def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):
     page = (run / "analysis" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(made)
     assert "Claims and findings" in page
+    text = (run / "analysis" / "report.md").read_text()
+    assert set(re.findall(r"\]\((figures/[^)]+)\)", text)) == {f"figures/{name}" for name in drawn}
     found = numbers(run / "analysis")
     assert set(found) == set(STAGES) - {"representations", "untrained", "explorer"}
     assert (run / "analysis" / "explorer" / "index.html").exists()

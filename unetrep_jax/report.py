@@ -114,8 +114,7 @@ def write(
       storage.InputError: a picture is missing or is no PNG.
     """
     folder = Path(path).resolve().parent
-    if claims := [claim for section in sections for claim in section.claims]:
-        sections = [Section("Claims and findings", [_CLAIMS_TEXT], [_claims_table(claims)]), *sections]
+    sections = with_claims(sections)
     contents = "".join(f'<li><a href="#section-{i}">{_words(s.title)}</a></li>' for i, s in enumerate(sections, 1))
     numbers = {"Table": 0, "Figure": 0}
     page = _PAGE.format(
@@ -127,6 +126,14 @@ def write(
         sections="\n".join(_section(i, section, folder, numbers) for i, section in enumerate(sections, 1)),
     )
     storage.write_atomically(path, page)
+
+
+def with_claims(sections: Sequence[Section]) -> list[Section]:
+    """The sections after one that holds all their claims, where there are some; each section's own claims among its tables."""
+    claims = [claim for section in sections for claim in section.claims]
+    first = [Section("Claims and findings", [_CLAIMS_TEXT], [_claims_table(claims)])] if claims else []
+    tables = [[_claims_table(section.claims), *section.tables] if section.claims else section.tables for section in sections]
+    return [*first, *(section._replace(tables=own) for section, own in zip(sections, tables, strict=True))]
 
 
 _MARKUP = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*|\[(?P<a>\w[\w/-]*\.html)\]")
@@ -147,9 +154,8 @@ def _cell(value: Cell) -> str:
 
 
 def _section(index: int, section: Section, folder: Path, numbers: dict[str, int]) -> str:
-    tables = [*([_claims_table(section.claims)] if section.claims else []), *section.tables]
     parts = [f"<p>{_words(paragraph)}</p>" for paragraph in section.text]
-    parts += [_table(table, _numbered("Table", table.caption, numbers)) for table in tables]
+    parts += [_table(table, _numbered("Table", table.caption, numbers)) for table in section.tables]
     parts += [_figure(picture, _numbered("Figure", picture.caption, numbers), folder) for picture in section.figures]
     heading = f'<h2 id="heading-{index}">{_words(section.title)}</h2>'
     body = "\n".join([heading, *parts])
@@ -178,10 +184,14 @@ def _claims_table(claims: Sequence[Claim]) -> Table:
 _NUMBER = re.compile(r"[-−+±<>≈~]?\s?\.?\d|(nan|inf|–|)$")
 
 
-def _table(table: Table, caption: str) -> str:
+def numeric_columns(table: Table) -> list[bool]:
+    """Which columns hold numbers, and are aligned right."""
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.header)
-    numeric = [not table.prose and all(v is None or _NUMBER.match(str(v)) for v in column) for column in columns]
-    aligned = [' class="number"' if is_number else "" for is_number in numeric]
+    return [not table.prose and all(v is None or _NUMBER.match(str(v)) for v in column) for column in columns]
+
+
+def _table(table: Table, caption: str) -> str:
+    aligned = [' class="number"' if is_number else "" for is_number in numeric_columns(table)]
     header = "".join(f'<th scope="col"{a}>{_words(name)}</th>' for name, a in zip(table.header, aligned, strict=True))
     body = "\n".join(_row([_cell(value) for value in row], aligned) for row in table.rows)
     return (
@@ -199,7 +209,7 @@ def _figure(picture: Picture, caption: str, folder: Path) -> str:
     content, width, height = _read_png(picture.path)
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     files = [file for kind in FORMATS if (file := picture.path.with_suffix(f".{kind}")).is_file()]
-    links = " · ".join(f'<a href="{_link(file, folder)}">{file.suffix[1:].upper()}</a>' for file in files)
+    links = " · ".join(f'<a href="{html.escape(link(file, folder))}">{file.suffix[1:].upper()}</a>' for file in files)
     shown = round(width * _SCREEN), round(height * _SCREEN)
     return (
         f'<figure><img src="{source}" alt="{html.escape(picture.alt)}" width="{shown[0]}" height="{shown[1]}">\n'
@@ -210,8 +220,9 @@ def _figure(picture: Picture, caption: str, folder: Path) -> str:
 _SCREEN = 0.6  # CSS pixels per PNG pixel: 8-point letters at 200 dpi become 13 pixels, and fine screens get the rest
 
 
-def _link(file: Path, folder: Path) -> str:
-    return html.escape(quote(Path(os.path.relpath(file.resolve(), folder)).as_posix()))
+def link(file: Path, folder: Path) -> str:
+    """The address of a file for a page in that folder."""
+    return quote(Path(os.path.relpath(file.resolve(), folder)).as_posix())
 
 
 def _read_png(path: Path) -> tuple[bytes, int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unetrep_jax import figures, report, storage
+from unetrep_jax import figures, markdown, report, storage
 from unetrep_jax.stages.context import Context, Stage, picture
 
 PACKAGE = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ SECTIONS = (
 
 
 def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_out: Mapping[str, str]) -> Path:
-    """Figures, `summary.json` and `report.html`, from the arrays of all stages that are up to date; returns the page's path.
+    """Figures, `summary.json`, `report.html` and the same as `report.md`, from saved arrays; returns the page's path.
 
     Args:
       context: settings, facts and the folder of the analysis.
@@ -43,13 +43,14 @@ def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_o
     storage.write_json(context.outdir / "summary.json", summary)
     page = {"to look around in": "[explorer/index.html]"} if "explorer" in made else {}
     path = context.outdir / "report.html"
-    report.write(
-        path,
-        title="What the denoiser knows",
-        sections=shown,
-        facts=context.facts | page,
-        subtitle=f"A blind denoiser and its representation, on {context.facts['images']}",
-    )
+    content = {
+        "title": "What the denoiser knows",
+        "sections": shown,
+        "facts": context.facts | page,
+        "subtitle": f"A blind denoiser and its representation, on {context.facts['images']}",
+    }
+    report.write(path, **content)
+    markdown.write(path.with_suffix(".md"), **content)
     forget_figures(context.outdir, {picture.path.stem for section in shown for picture in section.figures})
     return path
 
