@@ -79,11 +79,11 @@ class Network:
 class Worker:
     """What can be asked for, each method by its name."""
 
-    def start(self, form: str, device: str) -> dict[str, str]:
-        """Starts JAX; says what answers."""
-        self.form = form
+    def start(self, form: str, device: str, **distributed: Any) -> dict[str, str]:
+        """Starts JAX, on as many virtual devices as a form such as "4 devices" says; says what answers."""
+        self.form, self.jobs = form, {}
         count = int(form.split()[0]) if form[0].isdigit() else CPU_DEVICES if form == SHIPPED else 1
-        devices.start(cpu_devices=count, compilation_cache=CACHE)
+        devices.start(cpu_devices=count, compilation_cache=CACHE, **distributed)
         if device == "gpu" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
             raise InputError(f"JAX has no GPU here, only {jax.default_backend()}")
         versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
@@ -95,8 +95,11 @@ class Worker:
         """The network's weights, host arrays."""
         return open_network(settings)[1]
 
-    def open(self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Prepares a job; returns what the other side needs, beside the inputs, to come to the same results."""
+    def open(self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+        """Prepares a job; returns what the other side needs, beside the inputs, to come to the same results.
+
+        Jobs of other names, opened before, stay.
+        """
         import ours_data
         import ours_network
         import ours_scaling
@@ -104,21 +107,21 @@ class Worker:
         table = ours_network.JOBS | ours_data.JOBS | ours_scaling.JOBS
         network = None
         if params is not None:
-            network = Network(self.form, settings, open_model(settings), params, inputs)
-        self.job = table[settings["job"]](network, settings, inputs)
-        return self.job.given()
+            network = Network(self.form, settings, open_network(settings)[0], params, inputs)
+        self.jobs[name] = table[settings["job"]](network, settings, inputs)
+        return self.jobs[name].given()
 
     def agree(self) -> dict[str, np.ndarray]:
         """The results that are compared."""
-        return jax.tree.map(np.asarray, self.job.agree())
+        return jax.tree.map(np.asarray, self.jobs[""].agree())
 
-    def run(self, calls: int) -> float:
+    def run(self, calls: int, name: str = "") -> float:
         """Seconds a call."""
-        return serving.seconds_of(self.job.run, calls) / calls
+        return serving.seconds_of(self.jobs[name].run, calls) / calls
 
     def facts(self) -> dict[str, float]:
         """What else the last call said, such as how many steps it took."""
-        return getattr(self.job, "facts", dict)()
+        return getattr(self.jobs[""], "facts", dict)()
 
     def forget_peak(self) -> None:
         """See `serving`."""
@@ -129,11 +132,6 @@ class Worker:
         device = jax.local_devices()[0]
         statistics = device.memory_stats() if device.platform == "gpu" else None
         return serving.peak_mb() | ({"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {})
-
-
-def open_model(settings: Mapping[str, Any]) -> models.UNet:
-    """The network's module alone."""
-    return open_network(settings)[0]
 
 
 if __name__ == "__main__":

@@ -48,8 +48,19 @@ class Side:
 
     def ask(self, method: str, **arguments: Any) -> Any:
         """The answer to a request."""
+        self.begin(method, **arguments)
+        return self.answer()
+
+    def begin(self, method: str, **arguments: Any) -> None:
+        """Sends a request whose `answer` is fetched later."""
         try:
             self._connection.send((method, arguments))
+        except ConnectionError:
+            raise SideError(f"{self.name}: the process ended (see above)") from None
+
+    def answer(self) -> Any:
+        """The answer to the request that was sent."""
+        try:
             outcome, answer = self._connection.recv()
         except (EOFError, ConnectionError):
             raise SideError(f"{self.name}: the process ended (see above)") from None
