@@ -5,9 +5,10 @@
     python benchmarks/compare.py --torch-python /tmp/torch/bin/python --all
     make bench TORCH_PYTHON=/tmp/torch/bin/python
 
-Each form of each side is a process of its own; all stay alive and compute in turns, A B C C B A, never two at once, with equal numbers
-of threads. A time is the median over cycles (lower to upper quartile); a ratio is of two forms in the same cycle. The ratio that
-counts is ours as shipped / the best PyTorch form. Memory is the resident peak of each process: while running, and ever, with compiling.
+Each form of each side is a process of its own; all stay alive and compute in turns, A B C C B A, never two at once, with equal
+numbers of threads. A time is the median over cycles (lower to upper quartile); a ratio is of two forms in the same cycle. The ratio
+that counts is ours as shipped / their best form (PyTorch's; for K-means and neighbours maybe scikit-learn's). Memory is the resident
+peak of each process: while running, and ever, with compiling.
 """
 
 import argparse
@@ -36,7 +37,9 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     """The command line."""
     what = "\n".join(f"  {name:15s} {job.what}" for name, job in jobs.JOBS.items())
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog=f"jobs:\n{what}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__.splitlines()[0],
+        epilog=f"jobs:\n{what}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--job", action="append", choices=list(jobs.JOBS), help="what to measure; can be given again")
@@ -44,18 +47,30 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     which.add_argument("--bench", action="store_true", help="a selection, compared with the recorded ratios")
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has benchmarks/requirements.txt")
     parser.add_argument("--width", type=positive, action="append", help="of the published network (default: 64 and 16)")
-    parser.add_argument("--batch", type=positive, action="append", help="images at once (default: a small and a large one)")
+    parser.add_argument(
+        "--batch", type=positive, action="append", help="images at once (default: a small and a large one)"
+    )
     for name in ("steps", "images", "levels", "matching-steps", "rows", "clusters", "runs"):
         parser.add_argument(f"--{name}", type=positive, help="of the jobs that have this setting")
     parser.add_argument("--ckpt", help="a trained network, instead of random weights of some width")
     parser.add_argument("--forms", nargs="+", help="only these forms")
-    parser.add_argument("--device", choices=("cpu", "gpu", "both"), default="both", help="default: the GPU too, if there is one")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions, on both sides")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu", "both"), default="both", help="default: the GPU too, if there is one"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions, on both sides"
+    )
     parser.add_argument("--cycles", type=positive, help="of turns (default: 5; with --bench 3)")
-    parser.add_argument("--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated until it is that long")
-    parser.add_argument("--minutes", type=float, default=0.0, help="begins no further measurement after so long (0: no limit)")
+    parser.add_argument(
+        "--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated until it is that long"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="begins no further measurement after so long (0: no limit)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and noise")
-    parser.add_argument("--tiny", action="store_true", help="checks that everything runs and agrees; the times mean nothing")
+    parser.add_argument(
+        "--tiny", action="store_true", help="checks that everything runs and agrees; the times mean nothing"
+    )
     parser.add_argument("--record", action="store_true", help="writes the ratios to benchmarks/recorded.json")
     parser.add_argument("--json", default="", help="file for all numbers")
     parser.add_argument("--verbose", action="store_true", help="shows where a side failed")
@@ -91,13 +106,22 @@ def sizes(job: str, arguments: argparse.Namespace) -> list[dict[str, int]]:
     return [{"width": w, "batch": b} for w in widths for b in arguments.batch or jobs.BATCHES.get(w, jobs.BATCHES[64])]
 
 
+def is_disturbed(result: dict[str, Any]) -> bool:
+    """Whether something else computed while this was measured."""
+    return max(result["idle"], result["others"]) > measuring.DISTURBED
+
+
 def shown(result: dict[str, Any]) -> None:
     """Prints a measurement's table."""
     job = jobs.JOBS[result["settings"]["job"]]
     tables.show(f"{result['name']}\n  {job.what}; {job.unit}; {result['calls']} calls a turn", result["rows"])
-    worst, bound = result["agreement"]["worst"], result["agreement"]["share"]
-    print(f"  Agreement: {result['agreement']['compared']} results compared; the nearest to its bound is {worst}, at {bound:.2g} of it.")
-    print(f"  Waiting sides used at most {result['idle']:.1%} of a core, the rest of the machine {result['others']:.1%}.")
+    compared, worst, share = (result["agreement"][name] for name in ("compared", "worst", "share"))
+    print(f"  Agreement: {compared} results compared; the nearest to its bound is {worst}, at {share:.2g} of it.")
+    print(
+        f"  Waiting sides used at most {result['idle']:.1%} of a core, the rest of the machine {result['others']:.1%}."
+    )
+    if is_disturbed(result):
+        print("  DISTURBED: these times mean little.")
     for form, why in result["failures"].items():
         print(f"  {form}: cannot run ({why})")
 
@@ -106,19 +130,20 @@ def summary(results: list[dict[str, Any]], left_out: list[str]) -> None:
     """Prints the ratios that count, of all measurements."""
     rows = []
     for result in results:
-        goal = jobs.JOBS[result["settings"]["job"]].goal
+        goal, median = jobs.JOBS[result["settings"]["job"]].goal, result["ratio"]["median"]
+        verdict = "none" if goal is None else f"{goal:g} {'met' if median <= goal else 'MISSED'}"
         rows.append(
             {
                 "measurement": result["name"],
-                "best PyTorch form": result["best"],
+                "their best form": result["best"].removeprefix("theirs, "),
                 "ours / theirs": result["ratio"],
-                "goal": "none" if goal is None else f"{goal:g} {'met' if result['ratio']['median'] <= goal else 'MISSED'}",
+                "goal": verdict,
                 "memory, ours / theirs": f"{result['memory']:.2f}",
             }
         )
-    blank = {"best PyTorch form": "", "ours / theirs": "unmeasured", "goal": "", "memory, ours / theirs": ""}
+    blank = {"their best form": "", "ours / theirs": "unmeasured", "goal": "", "memory, ours / theirs": ""}
     rows += [{"measurement": name, **blank} for name in left_out]
-    tables.show("Ours as shipped / the best PyTorch form: median (quartiles) over cycles; below 1, ours is faster", rows)
+    tables.show("Ours as shipped / their best form: median (quartiles) over cycles; below 1, ours is faster", rows)
 
 
 def with_gpu(arguments: argparse.Namespace) -> tuple[list[str], str]:
@@ -154,8 +179,8 @@ def measure_all(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], li
             print(f"\n{versions}\nthreads: {result['threads']}; seed {settings['seed']}")
         results.append({"name": name, **result})
         shown(results[-1])
-    left_out += [f"{settings['job']} gpu: {why}" for settings in measurements(arguments)
-                 if why and jobs.JOBS[settings["job"]].network]  # fmt: skip
+    networks = [each["job"] for each in measurements(arguments) if jobs.JOBS[each["job"]].network]
+    left_out += [f"{job} gpu ({why})" for job in networks if why]
     return results, list(dict.fromkeys(left_out)), versions
 
 
@@ -174,6 +199,8 @@ def main(given: list[str] | None = None) -> int:
             with open(arguments.json, "w") as file:
                 json.dump({"machine": machine, "results": results, "left out": left_out}, file, indent=1)
         ratios = {result["name"]: result["ratio"] for result in results}
+        if arguments.record and any(map(is_disturbed, results)):
+            raise sides.SideError("nothing is recorded: other work disturbed the measurements (see DISTURBED above).")
         if arguments.record:
             recorded.write(machine["cpu"], versions, ratios)
         elif arguments.bench and not arguments.tiny:

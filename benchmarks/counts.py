@@ -5,9 +5,9 @@ A multiplication and an addition are 2 operations. At a scale with height and wi
     3x3 convolution, i -> o channels       2 * 9 * i * o * s^2
     2x2 transposed convolution, i -> o     2 * i * o * s^2          (s is its output's; each output pixel has i inputs)
 
-Norms, ReLU, pooling and biases are counted as values that pass through them, for they are bound by memory and not by operations. The
-gradient with respect to the inputs, and that with respect to the weights, cost as much again as the forward pass each; the first
-convolution needs no gradient of its input.
+Norms, ReLU, pooling and biases are counted as values that pass through them, for they are bound by memory and not by operations.
+The gradient with respect to the inputs, and that with respect to the weights, cost as much again as the forward pass each; the
+first convolution needs no gradient of its input.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,12 @@ class Layer(NamedTuple):
 
 
 def layers(
-    channels: Sequence[int] = (64, 128, 256, 512), side: int = 64, encoder: int = 2, middle: int = 3, decoder: int = 6, image: int = 3
+    channels: Sequence[int] = (64, 128, 256, 512),
+    side: int = 64,
+    encoder: int = 2,
+    middle: int = 3,
+    decoder: int = 6,
+    image: int = 3,
 ) -> list[Layer]:
     """The published network's layers in the order in which they run; the defaults are the published ones."""
     found, last, scales = [], image, len(channels) - 1
@@ -85,8 +90,8 @@ class Count(NamedTuple):
       forward, training, represent: operations: a forward pass; with all gradients; encoders and middle block alone.
       parameters: numbers.
       values: numbers that layers take in and put out, forward.
-      kept: numbers that the backward pass needs of an image, if nothing is computed twice: what goes into each convolution, and what
-        each norm saw.
+      kept: numbers that the backward pass needs of an image, if nothing is computed twice: what goes into each convolution, and
+        what each norm saw.
     """
 
     forward: int
@@ -112,10 +117,10 @@ def count(**architecture: int | Sequence[int]) -> Count:
 
 
 def traffic(found: Count, batch: int, size: int, training: bool) -> float:
-    """Bytes that a batch moves at least, when each layer's input is read once and its output written once, by numbers of `size` bytes.
+    """Bytes that a batch moves, if each layer's input is read once and its output written once, numbers of `size` bytes.
 
-    A training step moves three times as much (forward, gradient of inputs, gradient of weights), and reads and writes parameters, their
-    gradients and Adam's two moments, float32.
+    A training step moves three times as much (forward, gradient of inputs, gradient of weights), and reads and writes parameters,
+    their gradients and Adam's two moments, float32. Layers that a compiler fuses move less.
     """
     once = size * batch * found.values + size * found.parameters
     return 3 * once + 4 * 8 * found.parameters if training else once

@@ -1,6 +1,8 @@
 """The jobs that are measured, how much work a call of each does, and how closely the two sides must agree. Needs numpy alone."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +35,7 @@ class Job(NamedTuple):
     scale: float
     per: tuple[str, ...]
     bounds: dict[str, float]
-    defaults: dict[str, Any] = {}
+    defaults: Mapping[str, Any] = MappingProxyType({})
     ours: tuple[str, ...] = OURS
     theirs: tuple[str, ...] = THEIRS
     network: bool = True
@@ -41,9 +43,7 @@ class Job(NamedTuple):
 
 
 JOBS = {
-    "forward": Job(
-        "denoised images from noisy ones", "ms an image", 1e3, ("batch",), {"image": 1e-4}, goal=0.9
-    ),
+    "forward": Job("denoised images from noisy ones", "ms an image", 1e3, ("batch",), {"image": 1e-4}, goal=0.9),
     "training": Job(
         "a training step: noise, forward, backward, Adam",
         "ms an image",
@@ -162,23 +162,27 @@ BENCH = (
 
 def settings_of(job: str, given: dict[str, Any]) -> dict[str, Any]:
     """All settings of a measurement: the job's own, and those that were given."""
-    common = {"job": job, "width": 0, "batch": 0, "size": 64, "scales": 4, "depth": 0, "dtype": "float32", "ckpt": "", "seed": 0}
-    return common | JOBS[job].defaults | {name: value for name, value in given.items() if value is not None}
+    common = {"job": job, "width": 0, "batch": 0, "size": 64, "scales": 4, "depth": 0, "ckpt": "", "seed": 0}
+    common["dtype"] = "float32"
+    return {**common, **JOBS[job].defaults, **{name: value for name, value in given.items() if value is not None}}
 
 
 def tiny(settings: dict[str, Any]) -> dict[str, Any]:
     """The same in little: everything runs, and no time means anything."""
     small = {"width": 4, "batch": 4, "images": 24, "rows": 200, "columns": 8, "clusters": 5, "runs": 2, "iterations": 3}
-    small |= {"sigma_end": 0.5, "steps": 2, "levels": 2, "matching_steps": 2, "draws": 2, "h0": 0.5, "beta": 0.5, **QUARTER_SIZE}
+    small |= {"steps": 2, "levels": 2, "matching_steps": 2, "draws": 2} | QUARTER_SIZE
+    small |= {"sigma_end": 0.5, "h0": 0.5, "beta": 0.5}
     return settings | {name: value for name, value in small.items() if name in settings}
 
 
 def name_of(settings: dict[str, Any], device: str) -> str:
-    """What a measurement is called where ratios are recorded: all settings that are not the job's own, and those that are."""
+    """What a measurement is called where ratios are recorded: the job, the device, and all that the work depends on."""
     job = JOBS[settings["job"]]
-    names = [*(("width", "batch", "dtype") if job.network else ()), *(("batch",) if "batch" in job.per else ()), *job.defaults]
-    return " ".join([settings["job"], device, *(f"{name}={settings[name]:.4g}" if isinstance(settings[name], float)
-                                                else f"{name}={settings[name]}" for name in dict.fromkeys(names))])  # fmt: skip
+    names = ["width", "batch", "dtype"] if job.network else ["batch"] if "batch" in job.per else []
+    names = ["ckpt" if name == "width" and settings["ckpt"] else name for name in names]
+    values = {name: settings[name] for name in dict.fromkeys([*names, *job.defaults])}
+    shown = [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()]
+    return " ".join([settings["job"], device, *shown])
 
 
 def work(settings: dict[str, Any]) -> float:
@@ -192,7 +196,9 @@ def inputs(settings: dict[str, Any], folder: str) -> dict[str, Any]:
     job, side, found = settings["job"], settings["size"], {}
     if "images" in settings:
         path, images = f"{folder}/images.npy", random.integers(0, 256, (settings["images"], side, side, 3), np.uint8)
-        images[:, 0, 0] = np.arange(len(images))[:, None] // np.array([1, 256, 65536]) % 256  # its number, to tell them apart
+        images[:, 0, 0] = (
+            np.arange(len(images))[:, None] // np.array([1, 256, 65536]) % 256
+        )  # its number, to tell them apart
         np.save(path, images)
         found |= {"path": path, "folder": folder}
     if "rows" in settings:

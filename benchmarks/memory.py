@@ -1,13 +1,13 @@
 """The largest training batch that fits a given memory, by the compiler's own analysis; and what the feature sweep takes.
 
-    python benchmarks/memory.py                        the published network at 64x64, float32 and bfloat16, as it is and rematerialised
+    python benchmarks/memory.py                        the published network at 64x64, as it is and rematerialised
     python benchmarks/memory.py --verify               also compiles at the batches found
     python benchmarks/memory.py --sweep                peak memory of the feature sweep for some and for four times as many images
 
-`jit(step).lower(...).compile().memory_analysis()` says how many bytes a compiled step's arguments, results and temporary values take;
-nothing is run. It grows by the same number of bytes with every image, which three batches show, so the largest batch follows. It is the
-analysis of the backend that this runs on: a GPU's compiler lays a step out differently from a CPU's. What the runtime and its
-allocator need beside that is not in it.
+`jit(step).lower(...).compile().memory_analysis()` says how many bytes a compiled step's arguments, results and temporary values
+take; nothing is run. Where it grows by the same number of bytes with every image, which three batches show, the largest batch
+follows. It is the analysis of the backend that this runs on: a GPU's compiler lays a step out differently from a CPU's. What the
+runtime and its allocator need beside that is not in it.
 
 Rematerialised: each block keeps its input alone and is computed again in the backward pass. The model has no such setting; here its
 blocks are wrapped by `flax.linen.remat` from outside, which shows what one would bring.
@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jobs
+import measuring
 import sides
 import tables
 
@@ -63,7 +64,9 @@ def step_bytes(channels: tuple[int, ...], side: int, dtype: str, batch: int, rem
     step = training.train_step(model, optimizer, noise.noise_levels, seed=0, batch_size=batch)
     images = jax.ShapeDtypeStruct((batch, side, side, model.image_channels), jnp.uint8)
     with rematerialised(remat):
-        state = jax.eval_shape(lambda key: training.init_state(models.init_params(model, key), optimizer), jax.random.key(0))
+        state = jax.eval_shape(
+            lambda key: training.init_state(models.init_params(model, key), optimizer), jax.random.key(0)
+        )
         rows = images, jax.ShapeDtypeStruct((batch,), jnp.int32)
         found = jax.jit(step, donate_argnums=0).lower(state, rows).compile().memory_analysis()
     parts = {name: float(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
@@ -105,19 +108,26 @@ def verified(arguments: argparse.Namespace, dtype: str, remat: bool, batch: int,
 
 
 def sweep_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Peak resident memory of the feature sweep, each in a process of its own; pages of the memory map count where they are read."""
+    """Peak resident memory of the feature sweep, a process for each; pages of the memory map count where they are read."""
     rows = []
     for images in (arguments.images, 4 * arguments.images):
-        given = {"width": arguments.width, "batch": 64, "images": images, "size": arguments.size, "scales": arguments.scales}
+        given = {
+            "width": arguments.width,
+            "batch": 64,
+            "images": images,
+            "size": arguments.size,
+            "scales": arguments.scales,
+        }
         settings = jobs.settings_of("features", given)
-        with tempfile.TemporaryDirectory() as folder, contextlib.closing(sides.ours("ours", {"JAX_PLATFORMS": "cpu"})) as side:
+        started = contextlib.closing(sides.ours("ours", measuring.environment("cpu")))
+        with tempfile.TemporaryDirectory() as folder, started as side:
             side.ask("start", form=jobs.SHIPPED, device="cpu")
             params = side.ask("params", settings=settings)
             side.ask("open", settings=settings, params=params, inputs=jobs.inputs(settings, folder))
             side.ask("run", calls=1)
             peak = side.ask("peak_mb")["ever"]
         size = images * 3 * arguments.size**2 / 2**20
-        rows.append({"images": f"{images:,}", "peak, MB": f"{peak:.0f}", "of which the memory map at most, MB": f"{size:.0f}"})
+        rows.append({"images": f"{images:,}", "peak, MB": f"{peak:.0f}", "its memory map, MB": f"{size:.0f}"})
     return rows
 
 
@@ -128,7 +138,9 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--scales", type=int, default=4, help="of the network; the published one has 4")
     parser.add_argument("--gib", type=float, nargs="+", default=[8, 16, 24, 80], help="memories")
-    parser.add_argument("--batches", type=int, nargs=3, default=[16, 32, 64], help="three, rising, from which the rest follows")
+    parser.add_argument(
+        "--batches", type=int, nargs=3, default=[16, 32, 64], help="three, rising, from which the rest follows"
+    )
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--verify", action="store_true", help="compiles at the batches found, too")
     parser.add_argument("--sweep", action="store_true", help="the feature sweep's memory, instead")
@@ -148,8 +160,8 @@ def main(given: list[str] | None = None) -> int:
     except sides.SideError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    name = jax.devices()[0].device_kind
-    title = f"Largest training batch, width {arguments.width}, {arguments.size}x{arguments.size}, by the compiler's analysis for {name}"
+    network = f"width {arguments.width}, {arguments.size}x{arguments.size}"
+    title = f"Largest training batch, {network}, by the compiler's analysis for {jax.devices()[0].device_kind}"
     tables.show(title, batch_table(arguments))
     return 0
 

@@ -48,7 +48,9 @@ class Network:
       settings, inputs: of the measurement.
     """
 
-    def __init__(self, form: str, settings: Mapping[str, Any], model: models.UNet, params: Any, inputs: Mapping[str, Any]):
+    def __init__(
+        self, form: str, settings: Mapping[str, Any], model: models.UNet, params: Any, inputs: Mapping[str, Any]
+    ):
         """Puts the parameters on the devices."""
         self.form, self.settings, self.model, self.params, self.inputs = form, settings, model, params, inputs
         self.constants = devices.replicate(params, local=True)
@@ -95,16 +97,19 @@ class Worker:
         """The network's weights, host arrays."""
         return open_network(settings)[1]
 
-    def open(self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    def open(
+        self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = ""
+    ) -> dict[str, Any]:
         """Prepares a job; returns what the other side needs, beside the inputs, to come to the same results.
 
         Jobs of other names, opened before, stay.
         """
         import ours_data
         import ours_network
+        import ours_reconstruction
         import ours_scaling
 
-        table = ours_network.JOBS | ours_data.JOBS | ours_scaling.JOBS
+        table = ours_network.JOBS | ours_reconstruction.JOBS | ours_data.JOBS | ours_scaling.JOBS
         network = None
         if params is not None:
             network = Network(self.form, settings, open_network(settings)[0], params, inputs)

@@ -39,7 +39,12 @@ class Features:
         """All images; what was written is removed."""
         settings = self.settings
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
-            how = {"sigmas": (settings["sigma"],), "draws": 1, "batch_size": settings["batch"], "seed": settings["seed"]}
+            how = {
+                "sigmas": (settings["sigma"],),
+                "draws": 1,
+                "batch_size": settings["batch"],
+                "seed": settings["seed"],
+            }
             representation.sweep(self.denoiser, self.images, Path(name) / "sweep", "benchmark", label="", **how)
             shutil.rmtree(Path(name) / "sweep")
 

@@ -60,12 +60,20 @@ class Training(Job):
         network, batch = self.network, self.network.batch
         self.optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
         step = functools.partial(
-            training.train_step, network.model, self.optimizer, noise.noise_levels, seed=self.settings["seed"], batch_size=batch
+            training.train_step,
+            network.model,
+            self.optimizer,
+            noise.noise_levels,
+            seed=self.settings["seed"],
+            batch_size=batch,
         )
         self.batch = self.inputs["images"], np.arange(batch, dtype=np.int32)
         state = training.init_state(network.params, self.optimizer)
         if network.form == "one device":
-            self.step, self.state = jax.jit(step(), donate_argnums=0), jax.device_put(devices.to_host(state), may_alias=False)
+            self.step, self.state = (
+                jax.jit(step(), donate_argnums=0),
+                jax.device_put(devices.to_host(state), may_alias=False),
+            )
             self.batch = jax.device_put(self.batch)
         else:
             self.step = devices.parallel_step(step(axis=devices.AXIS))
@@ -117,7 +125,9 @@ class Matching(Job):
         """(images, targets) -> Matched; Adam's epsilon is the published one, of the mean over the batch."""
         optimizer = optax.adam(reconstruction.LEARNING_RATE, eps=self.network.batch * reconstruction.EPSILON)
         settings = {"optimizer": optimizer, "max_steps": steps, "tolerance": 0.0, "freeze": False}
-        return self.network.program(lambda params, rows: reconstruction.match(self.bound(params).represent, *rows, **settings))
+        return self.network.program(
+            lambda params, rows: reconstruction.match(self.bound(params).represent, *rows, **settings)
+        )
 
     def given(self):
         """The targets."""
@@ -165,7 +175,9 @@ class Sampler(Job):
             def denoise(image):
                 return self.bound(params).denoise(image[None])[0]
 
-            return jax.vmap(lambda walk: packed(sampling.advance(denoise, unpacked(walk), steps=steps, **self.how)))(rows[0])
+            return jax.vmap(lambda walk: packed(sampling.advance(denoise, unpacked(walk), steps=steps, **self.how)))(
+                rows[0]
+            )
 
         return self.network.program(go)
 
@@ -217,81 +229,4 @@ def unpacked(walk):
     return walk._replace(state=walk.state._replace(key=jax.random.wrap_key_data(walk.state.key)))
 
 
-class Reconstruction(Job):
-    """The published fixed-schedule reconstruction on some of its levels, all with the same number of matching steps."""
-
-    def prepare(self):
-        """The program."""
-        self.how, self.levels = self.schedule(), np.linspace(1.0, 0.03, 100)
-        self.mean = np.full(self.inputs["noisy"].shape[1:], 0.45, np.float32)
-
-        def make(params, rows):
-            targets, keys = rows
-            keys = jax.random.wrap_key_data(keys)
-            return reconstruction.reconstruct(self.bound(params), targets, keys, mean=self.mean, settings=self.how).images
-
-        self.call = self.network.program(make)
-        self.rows = self.network.put((self.inputs["images"] / np.float32(255), self.network.keys()))
-
-    def adam(self) -> dict[str, Any]:
-        """The published matching with a given number of steps; epsilon is of the mean over the batch."""
-        epsilon, steps = self.network.batch * reconstruction.EPSILON, self.settings["matching_steps"]
-        return {"epsilon": epsilon, "matching_steps": steps, "tolerance": 0.0, "freeze": False, "draws": self.settings["draws"]}
-
-    def schedule(self):
-        """Levels spread over the published ones, from the top."""
-        levels = np.linspace(1.0, 0.03, 100)
-        chosen = levels[np.linspace(0, 99, self.settings["levels"]).astype(int)]
-        return reconstruction.Schedule(sigmas=tuple(chosen.tolist()), **self.adam())
-
-    def normal(self, step: int, purpose: int) -> np.ndarray:
-        """What our reconstruction draws at a step, for a purpose."""
-        keys = jax.random.wrap_key_data(self.network.keys())
-        steps = jnp.full(len(keys), step, jnp.int32)
-        return np.asarray(reconstruction.normal(keys, steps, purpose, self.inputs["noisy"].shape[1:]))
-
-    def draws(self, step: int) -> list[np.ndarray]:
-        """The noise of a step's target."""
-        return [self.normal(step, reconstruction.TARGET_DRAWS + k) for k in range(self.settings["draws"])]
-
-    def given(self):
-        """The noise in the order in which the published form asks for it; the levels."""
-        steps = range(self.settings["levels"])
-        noises = [*(each for step in steps for each in self.draws(step)), *(self.normal(s, reconstruction.STEP) for s in steps)]
-        return {"noises": np.stack(noises), "sigmas": list(self.how.sigmas), "mean": self.mean}
-
-    def agree(self):
-        """The images."""
-        return {"image": self.call(*self.rows)}
-
-    def run(self):
-        """All levels."""
-        self.call(*self.rows)
-
-
-class Blind(Reconstruction):
-    """The published blind reconstruction: some of its score steps."""
-
-    def schedule(self):
-        """The published settings, cut short."""
-        names = ("h0", "beta", "sigma_0", "sigma_end")
-        own = {name: self.settings[name] for name in names} | {"max_steps": self.settings["steps"]}
-        return reconstruction.Adaptive(**own, **self.adam())
-
-    def given(self):
-        """The noise: of the start, then of each step's target and of the step."""
-        noises = [self.normal(0, reconstruction.START)]
-        for step in range(self.settings["steps"]):
-            noises += [*self.draws(step), self.normal(step, reconstruction.STEP)]
-        return {"noises": np.stack(noises), "mean": self.mean}
-
-
-JOBS = {
-    "forward": Forward,
-    "training": Training,
-    "matching": Matching,
-    "sampler": Sampler,
-    "sample": Sample,
-    "reconstruction": Reconstruction,
-    "blind": Blind,
-}
+JOBS = {"forward": Forward, "training": Training, "matching": Matching, "sampler": Sampler, "sample": Sample}

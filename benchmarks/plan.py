@@ -4,8 +4,8 @@
     python benchmarks/plan.py --hardware h200
     python benchmarks/plan.py --image-size 256 --batch 512 --utilisation 0.3 --host-memory-gib 400
 
-Every input of a formula is printed with where it is from. Times are lower bounds, at the peak of the hardware, unless --utilisation says
-which share of it was measured (benchmarks/compare.py, on the device). Needs the standard library alone.
+Every input of a formula is printed with where it is from. Times are lower bounds, at the peak of the hardware, unless --utilisation
+says which share of it was measured (benchmarks/compare.py, on the device). Needs the standard library alone.
 """
 
 import argparse
@@ -68,7 +68,9 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hardware", choices=list(HARDWARE), default="tpu-v4-32")
     parser.add_argument("--width", type=int, default=64, help="channels of the finest scale")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels; 64 is the paper's, 256 about ImageNet's full size")
+    parser.add_argument(
+        "--image-size", type=int, default=64, help="pixels; 64 is the paper's, 256 about ImageNet's full size"
+    )
     parser.add_argument("--images", type=int, default=IMAGENET, help="training images")
     parser.add_argument("--epochs", type=float, default=1000.0)
     parser.add_argument("--batch", type=int, default=4096, help="images of a step, over all chips")
@@ -93,14 +95,22 @@ def inputs(arguments: argparse.Namespace, hardware: Hardware, found: counts.Coun
     rows = [
         ("chips; hosts", f"{hardware.chips}; {hardware.hosts}", "the maker"),
         ("peak of a chip", f"{hardware.operations / 1e12:.0f} TFLOP/s, bfloat16", hardware.source),
-        ("memory of a chip; its bandwidth", f"{hardware.memory / 2**30:.1f} GiB; {hardware.bandwidth / 1e9:.0f} GB/s", "the same"),
+        (
+            "memory of a chip; its bandwidth",
+            f"{hardware.memory / 2**30:.1f} GiB; {hardware.bandwidth / 1e9:.0f} GB/s",
+            "the same",
+        ),
         ("links of a chip", f"{hardware.link / 1e9:.0f} GB/s" if hardware.link else "none", "the same"),
         ("operations, an image and training step", f"{found.training / 1e9:.2f} GFLOP", "counted (counts.py)"),
         ("layers' inputs and outputs, an image", f"{found.values / 1e6:.2f} million values, 2 bytes each", "counted"),
         ("kept for the backward pass, an image", f"{found.kept / 1e6:.2f} million values, 2 bytes each", "counted"),
         ("parameters", f"{found.parameters:,}", "counted"),
         ("images; epochs; batch", f"{arguments.images:,}; {arguments.epochs:g}; {arguments.batch:,}", "given"),
-        ("share of the peak", f"{arguments.utilisation:g}", "given" if arguments.utilisation < 1 else "none: the lower bound"),
+        (
+            "share of the peak",
+            f"{arguments.utilisation:g}",
+            "given" if arguments.utilisation < 1 else "none: the lower bound",
+        ),
     ]
     return [{"input": name, "value": value, "from": source} for name, value, source in rows]
 
@@ -113,18 +123,29 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
     share, dataset = arguments.batch / hardware.chips, arguments.images * pixels
     memory = 4 * 4 * found.parameters + 2 * share * found.kept
     fits = f"{memory / hardware.memory:.0%} of a chip's"
-    host = f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's memory is not given"
+    host = (
+        f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's memory is not given"
+    )
     total = arguments.epochs * arguments.images
     bound = max(times, key=times.get)
     rows = [
         ("step: operations / peak", f"{1e3 * times['operations']:.2f} ms"),
         ("step: least traffic / bandwidth", f"{1e3 * times['memory']:.2f} ms"),
-        ("step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links", f"{1e3 * times['gradient sum']:.3f} ms"),
+        (
+            "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links",
+            f"{1e3 * times['gradient sum']:.3f} ms",
+        ),
         ("what bounds it", bound),
         ("step: larger of the first two / share of the peak, then the sum", f"{1e3 * step:.2f} ms"),
         ("images a second", f"{rate:,.0f}"),
-        ("whole training: images * epochs / rate", f"{total / rate / SECONDS_A_DAY:.2f} days, {total * found.training:.3g} FLOP"),
-        ("input: rate * 3 * side^2 bytes", f"{rate * pixels / 1e6:,.0f} MB/s, {rate / hardware.hosts:,.0f} images/s a host"),
+        (
+            "whole training: images * epochs / rate",
+            f"{total / rate / SECONDS_A_DAY:.2f} days, {total * found.training:.3g} FLOP",
+        ),
+        (
+            "input: rate * 3 * side^2 bytes",
+            f"{rate * pixels / 1e6:,.0f} MB/s, {rate / hardware.hosts:,.0f} images/s a host",
+        ),
         ("memory: 16 bytes * parameters + 2 bytes * kept * images a chip", f"{memory / 2**30:.1f} GiB, {fits}"),
         ("data set: images * 3 * side^2 bytes, a memory map on every host", f"{dataset / 2**30:.1f} GiB; {host}"),
     ]

@@ -38,7 +38,7 @@ def compare(machine: str, ratios: dict[str, Any]) -> int:
         )
         return 0
     worse = []
-    print(f"\nAgainst the recorded ratios (ours / best PyTorch form; {before['machine']}; {before['versions']})")
+    print(f"\nAgainst the recorded ratios (ours / their best form; {before['machine']}; {before['versions']})")
     for name, now in ratios.items():
         if name not in before["ratios"]:
             print(f"  {name}: not recorded")
@@ -49,6 +49,8 @@ def compare(machine: str, ratios: dict[str, Any]) -> int:
         spread = f"{then['low']:.3f} to {then['high']:.3f}"
         print(f"  {name}: {now['median']:.3f}, was {then['median']:.3f} ({spread}): {verdict}")
     if before["machine"] != machine:
-        print("  They were recorded on another processor, so a ratio that is worse here is not counted as a regression.")
+        print(
+            "  They were recorded on another processor, so a ratio that is worse here is not counted as a regression."
+        )
         return 0
     return int(bool(worse))

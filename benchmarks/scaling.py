@@ -3,8 +3,8 @@
     python benchmarks/scaling.py [--width 16] [--share 8] [--devices 1 2 4 8]
     python benchmarks/scaling.py --processes       one process with two devices against two processes with one each
 
-Virtual devices share the machine's cores, so with more of them than cores a step takes proportionally longer: what is measured is how
-little is lost, not how much is won. All counts are in processes of their own and computed in turns, A B C C B A. The parts:
+Virtual devices share the machine's cores, so with more of them than cores a step takes proportionally longer: what is measured is
+how little is lost, not how much is won. Each number of devices is a process of its own; they compute in turns, A B C C B A. Shares:
 
     pmap     1 - (step by `jax.jit`) / (step by `jax.pmap` without a sum), on one device
     sum      1 - (step without the sum of the gradients) / (step)
@@ -47,7 +47,15 @@ def parse(given: list[str] | None) -> argparse.Namespace:
 def settings_of(arguments: argparse.Namespace, count: int, part: str) -> dict[str, Any]:
     """Of one part on some devices."""
     small = jobs.QUARTER_SIZE if arguments.tiny else {}
-    common = {"size": 64, "scales": 4, "depth": 0, "dtype": "float32", "ckpt": "", "seed": 0, "width": arguments.width} | small
+    common = {
+        "size": 64,
+        "scales": 4,
+        "depth": 0,
+        "dtype": "float32",
+        "ckpt": "",
+        "seed": 0,
+        "width": arguments.width,
+    } | small
     return common | {"job": "scaling", "part": part, "batch": arguments.share * count, "steps": arguments.steps}
 
 
@@ -74,7 +82,9 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[tuple[int, str],
                 runs[count, part] = lambda side=side, part=part: side.ask("run", calls=1, name=part) / arguments.steps
                 pids.append(side.pid)
         turns = sides.in_turns(runs, pids, arguments.cycles)
-    print(f"Waiting sides used at most {turns.idle_share:.1%} of a core, the rest of the machine {turns.others_share:.1%}.")
+    print(
+        f"Waiting sides used at most {turns.idle_share:.1%} of a core, the rest of the machine {turns.others_share:.1%}."
+    )
     return turns.seconds
 
 
@@ -156,10 +166,14 @@ def main(given: list[str] | None = None) -> int:
             if arguments.processes:
                 seconds = measure_processes(arguments, folder)
                 base = next(iter(seconds.values()))
-                rows = [{"": name, "loop, ms a step": tables.spread([1e3 * s for s in each]),
-                         "against one process": tables.spread(sides.ratios(each, base))}
-                        for name, each in seconds.items()]  # fmt: skip
-                tables.show("Two processes on one machine (the waiting sides' share is not told: both processes work)", rows)
+                rows = [
+                    {"": name, "loop, ms a step": tables.spread([1e3 * each for each in times])}
+                    | {"against one process": tables.spread(sides.ratios(times, base))}
+                    for name, times in seconds.items()
+                ]
+                tables.show(
+                    "Two processes on one machine (the waiting sides' share is not told: both processes work)", rows
+                )
             else:
                 title = "Training at constant work per device; pmap, sum, input: shares of the time; median (quartiles)"
                 tables.show(title, table(arguments, measure(arguments, folder)))

@@ -3,6 +3,7 @@
 A process waits for a request on the connection it inherited, and while it waits it sleeps.
 """
 
+import contextlib
 import os
 import resource
 import traceback
@@ -41,10 +42,8 @@ def seconds_of(function: Callable[[], Any], calls: int = 1) -> float:
 
 def forget_peak() -> None:
     """Lets the peak of `peak_mb` begin anew (Linux)."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_mb() -> dict[str, float]:

@@ -86,7 +86,9 @@ def theirs(name: str, python: str, script: str = "theirs.py", environment: Mappi
     try:
         return Side(name, [python, str(HERE / script)], environment)
     except SideError as error:
-        raise SideError(f"--torch-python {error}; give a Python that has what benchmarks/requirements.txt lists.") from None
+        raise SideError(
+            f"--torch-python {error}; give a Python that has what benchmarks/requirements.txt lists."
+        ) from None
 
 
 def cpu_seconds(pid: int) -> float:

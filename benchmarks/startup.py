@@ -2,10 +2,10 @@
 
     python benchmarks/startup.py [--repeats 3] [--only imports first-step analysis]
 
-First step: `train.py --config configs/demo.py` with a line of log for every step, from the start of the process to the line of step 1;
-cold, with no compiled program and no decoded image in the caches, and warm, in another run folder with the same caches (goal: warm
-under 20 s). Cached figure: `analyze.py --only STAGE` on pretrained/photo16 when the stage is up to date. Each process is new; caches
-and runs are in a temporary folder.
+First step: `train.py --config configs/demo.py` with a line of log for every step, from the start of the process to the line of
+step 1; cold, with no compiled program and no decoded image in the caches, and warm, in another run folder with the same caches
+(goal: warm under 20 s). Cached figure: `analyze.py --only STAGE` on pretrained/photo16 when the stage is up to date. Each process
+is new; caches and runs are in a temporary folder.
 """
 
 import argparse
@@ -67,7 +67,9 @@ def slowest_modules(code: str) -> list[dict[str, str]]:
             package = rest.partition("|")[2].strip().partition(".")[0]
             totals.setdefault(package, []).append(int(own))
     order = sorted(totals, key=lambda package: -sum(totals[package]))[:SLOWEST]
-    return [{"package": name, "modules": str(len(totals[name])), "ms": f"{sum(totals[name]) / 1e3:.0f}"} for name in order]
+    return [
+        {"package": name, "modules": str(len(totals[name])), "ms": f"{sum(totals[name]) / 1e3:.0f}"} for name in order
+    ]
 
 
 def first_step(folder: Path, run: str, caches: str) -> float:
@@ -102,7 +104,10 @@ def first_step_table(repeats: int, folder: Path) -> list[dict[str, Any]]:
 
 def analysis_table(repeats: int, folder: Path, stage: str) -> list[dict[str, Any]]:
     """analyze.py --only STAGE: when it has to be made, and when it is there."""
-    caches = [f"--config.devices.compilation_cache={folder / 'compiled'}", f"--config.data.cache_dir={folder / 'images'}"]
+    caches = [
+        f"--config.devices.compilation_cache={folder / 'compiled'}",
+        f"--config.data.cache_dir={folder / 'images'}",
+    ]
     command = [sys.executable, "analyze.py", "--ckpt", "pretrained/photo16", "--images", "photographs", "--only", stage]
     command += ["--outdir", str(folder / "analysis"), *caches]
     made = seconds(command)

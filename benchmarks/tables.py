@@ -1,5 +1,6 @@
 """Numbers with their spread, tables of them, and what the machine is. Needs the standard library alone."""
 
+import numbers
 import os
 import platform
 import statistics
@@ -20,7 +21,8 @@ def text(value: Any) -> str:
     """A table's cell: of a spread, median (lower to upper quartile)."""
     if isinstance(value, dict):
         return f"{value['median']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    is_fraction = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+    return f"{value:.6g}" if is_fraction else str(value)
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -175,7 +175,9 @@ class Neighbours:
         if self.form == "scikit-learn":
             from sklearn.neighbors import NearestNeighbors
 
-            search = NearestNeighbors(n_neighbors=self.settings["count"], metric="cosine", algorithm="brute").fit(features)
+            search = NearestNeighbors(n_neighbors=self.settings["count"], metric="cosine", algorithm="brute").fit(
+                features
+            )
             return search.kneighbors()
         rows = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
         found = []
@@ -183,7 +185,9 @@ class Neighbours:
             cosines = rows[first : first + ROWS_AT_ONCE] @ rows.T
             cosines.diagonal(first).fill_(-2.0)
             found.append(cosines.topk(self.settings["count"], dim=1))
-        return 1 - torch.cat([each.values for each in found]).numpy(), torch.cat([each.indices for each in found]).numpy()
+        return 1 - torch.cat([each.values for each in found]).numpy(), torch.cat(
+            [each.indices for each in found]
+        ).numpy()
 
     def agree(self) -> dict[str, np.ndarray]:
         """Numbers and distances, among the first rows."""

@@ -217,7 +217,9 @@ class Blind(Reconstruction):
         """The images."""
         names = {"h": "h0", "beta": "beta", "sigma_0": "sigma_0", "sigma_end": "sigma_end", "steps": "steps"}
         own = {name: self.settings[key] for name, key in names.items()}
-        return published.reconstruct_blind(self.network_pass, self.targets, self.mean, noise=noise, **own, **self.passes)
+        return published.reconstruct_blind(
+            self.network_pass, self.targets, self.mean, noise=noise, **own, **self.passes
+        )
 
 
 JOBS = {

@@ -1,7 +1,7 @@
 """The published network in PyTorch, written from the paper, and the forms in which PyTorch may run it.
 
-Weights are copied from our parameter tree; whoever measures compares the results of both first. Needs PyTorch and numpy, and nothing
-of ours.
+Weights are copied from our parameter tree; whoever measures compares the results of both first. Needs PyTorch and numpy, and
+nothing of ours.
 """
 
 from collections.abc import Callable, Mapping
