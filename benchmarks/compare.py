@@ -7,8 +7,8 @@
 
 Each form of each side is a process of its own; all stay alive and compute in turns, A B C C B A, never two at once, with equal
 numbers of threads. A time is the median over cycles (lower to upper quartile); a ratio is of two forms in the same cycle. The ratio
-that counts is ours as shipped / their best form (PyTorch's; for K-means and neighbours maybe scikit-learn's). Memory is the resident
-peak of each process: while running, and ever, with compiling.
+that counts is ours as shipped / their best form (PyTorch's; for K-means and neighbours maybe scikit-learn's). Memory is the
+resident peak of each process: while running, and ever, with compiling.
 """
 
 import argparse
@@ -65,6 +65,9 @@ def parse(given: list[str] | None) -> argparse.Namespace:
         "--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated until it is that long"
     )
     parser.add_argument(
+        "--limit", type=float, help="seconds that a measurement's turns may take (default: 300; with --bench 40)"
+    )
+    parser.add_argument(
         "--minutes", type=float, default=0.0, help="begins no further measurement after so long (0: no limit)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and noise")
@@ -103,7 +106,9 @@ def sizes(job: str, arguments: argparse.Namespace) -> list[dict[str, int]]:
         batches = arguments.batch or (jobs.DATA_BATCHES if job == "input" else [0])
         return [{"batch": batch} for batch in batches]
     widths = [0] if arguments.ckpt else arguments.width or list(jobs.BATCHES)
-    return [{"width": w, "batch": b} for w in widths for b in arguments.batch or jobs.BATCHES.get(w, jobs.BATCHES[64])]
+    usual = jobs.SLOW_BATCHES if job in jobs.SLOW else jobs.BATCHES
+    usual = dict.fromkeys(usual, (jobs.SWEEP_BATCH,)) if job == "features" else usual
+    return [{"width": w, "batch": b} for w in widths for b in arguments.batch or usual.get(w, usual[16])]
 
 
 def is_disturbed(result: dict[str, Any]) -> bool:
@@ -114,7 +119,10 @@ def is_disturbed(result: dict[str, Any]) -> bool:
 def shown(result: dict[str, Any]) -> None:
     """Prints a measurement's table."""
     job = jobs.JOBS[result["settings"]["job"]]
-    tables.show(f"{result['name']}\n  {job.what}; {job.unit}; {result['calls']} calls a turn", result["rows"])
+    tables.show(
+        f"{result['name']}\n  {job.what}; {job.unit}; {result['calls']} calls a turn, {result['cycles']} cycles",
+        result["rows"],
+    )
     compared, worst, share = (result["agreement"][name] for name in ("compared", "worst", "share"))
     print(f"  Agreement: {compared} results compared; the nearest to its bound is {worst}, at {share:.2g} of it.")
     print(
@@ -160,28 +168,38 @@ def with_gpu(arguments: argparse.Namespace) -> tuple[list[str], str]:
 
 def measure_all(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str], str]:
     """(results, names of what was left out, versions)."""
-    began, results, left_out, versions = time.monotonic(), [], [], ""
+    began, results, left_out = time.monotonic(), [], []
     devices, why = with_gpu(arguments)
-    cycles = arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5)
-    forms = arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None)
     wanted = [(device, settings) for device in devices for settings in measurements(arguments)]
-    wanted = [(device, each) for device, each in wanted if device == "cpu" or jobs.JOBS[each["job"]].network]
     for device, settings in wanted:
         name = jobs.name_of(settings, device)
+        if device == "gpu" and not jobs.JOBS[settings["job"]].network:
+            continue
         if arguments.minutes and time.monotonic() - began > 60 * arguments.minutes:
-            left_out.append(f"{name}: out of time")
+            left_out.append(f"{name} (out of time)")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            run = measuring.Run(settings, device, forms, cycles, arguments.turn_seconds, arguments.torch_python, folder)
-            result = measuring.measure(run)
-        versions = versions or result["versions"]
-        if not results:
-            print(f"\n{versions}\nthreads: {result['threads']}; seed {settings['seed']}")
-        results.append({"name": name, **result})
+            results.append({"name": name, **measuring.measure(run_of(arguments, settings, device, folder))})
+        if len(results) == 1:
+            print(f"\n{results[0]['versions']}\nthreads: {results[0]['threads']}; seed {settings['seed']}")
         shown(results[-1])
     networks = [each["job"] for each in measurements(arguments) if jobs.JOBS[each["job"]].network]
     left_out += [f"{job} gpu ({why})" for job in networks if why]
-    return results, list(dict.fromkeys(left_out)), versions
+    return results, list(dict.fromkeys(left_out)), results[0]["versions"] if results else ""
+
+
+def run_of(arguments: argparse.Namespace, settings: dict[str, Any], device: str, folder: str) -> measuring.Run:
+    """How a measurement is made."""
+    return measuring.Run(
+        settings,
+        device,
+        forms=arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None),
+        cycles=arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5),
+        turn_seconds=arguments.turn_seconds,
+        limit=arguments.limit or (40 if arguments.bench else 300),
+        torch_python=arguments.torch_python,
+        folder=folder,
+    )
 
 
 def main(given: list[str] | None = None) -> int:

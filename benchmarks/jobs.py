@@ -78,7 +78,7 @@ JOBS = {
         1.0,
         ("batch",),
         {"image": 1e-3, "sigma": 1e-3},
-        {"steps": 10, "sigma_0": 1.0, "sigma_end": 0.04, "h0": 0.1, "beta": 0.2},
+        {"sigma_0": 1.0, "sigma_end": 0.04, "h0": 0.1, "beta": 0.2},
     ),
     "reconstruction": Job(
         "the published fixed-schedule reconstruction; some levels are timed, each of which does the same work",
@@ -141,6 +141,8 @@ JOBS = {
     ),
 }
 BATCHES = {64: (4, 16), 16: (8, 64)}  # width -> small and large batches
+SLOW, SLOW_BATCHES = ("sample", "reconstruction", "blind"), {64: (4,), 16: (32,)}  # whole runs: one size of batch
+SWEEP_BATCH = 64  # of the feature sweep, as in configs/default.py
 DATA_BATCHES = (64, 512)  # of the input pipeline
 # What `make bench` runs, in this order as far as its minutes reach.
 BENCH_FORMS = (SHIPPED, "eager", "compiled, channels_last", *JOBS["input"].theirs, *JOBS["kmeans"].theirs)

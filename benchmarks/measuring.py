@@ -13,6 +13,7 @@ import tables
 # that becomes larger than 1 says no more than that the numbers are finite.
 LOOSE = {"float32": 1.0, "tf32": 30.0, "bfloat16": 300.0}
 LONGEST = 200  # calls in a turn
+SLOW = 5.0  # seconds; a first call that took less is made once more before the turns begin, for it may have compiled something
 DISTURBED = 0.15  # share of a core used by others, above which a measurement means little
 
 
@@ -23,7 +24,8 @@ class Run(NamedTuple):
       settings: of the job (`jobs.settings_of`).
       device: "cpu" or "gpu".
       forms: names of the only forms to run; None for all.
-      cycles, turn_seconds: how often, and how long a turn is at least.
+      cycles, turn_seconds: how often at most, and how long a turn is at least.
+      limit: seconds that all turns together may take; one cycle is always made.
       torch_python: the other environment's Python.
       folder: for files.
     """
@@ -33,6 +35,7 @@ class Run(NamedTuple):
     forms: list[str] | None
     cycles: int
     turn_seconds: float
+    limit: float
     torch_python: str
     folder: str
 
@@ -130,9 +133,15 @@ def opened(run: Run, ours: dict[str, sides.Side], theirs: dict[str, sides.Side])
     return about
 
 
-def calls_of(run: Run, side: sides.Side) -> int:
-    """Calls that make a turn long enough."""
-    return max(1, min(LONGEST, round(run.turn_seconds / max(side.ask("run", calls=1), 1e-6))))
+def rehearsed(run: Run, everyone: dict[str, sides.Side]) -> tuple[int, int]:
+    """(calls that make a turn long enough, cycles that there is time for), after each side has made a call."""
+    seconds = {name: side.ask("run", calls=1) for name, side in everyone.items()}
+    for name, side in everyone.items():
+        if seconds[name] < SLOW:
+            seconds[name] = side.ask("run", calls=1)
+    calls = round(run.turn_seconds / max(seconds[f"ours, {jobs.SHIPPED}"], 1e-6))
+    calls = max(1, min(LONGEST, calls))
+    return calls, max(1, min(run.cycles, int(run.limit / (2 * calls * sum(seconds.values())))))
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -143,17 +152,15 @@ def measure(run: Run) -> dict[str, Any]:
         if not theirs:
             raise sides.SideError(f"no PyTorch form can run: {next(iter(failures.values()))}")
         everyone = {side.name: side for side in [*ours.values(), *theirs.values()]}
-        for side in everyone.values():  # the first call of a program is not like the others
-            side.ask("run", calls=1)
-        calls = calls_of(run, ours[jobs.SHIPPED])
+        calls, cycles = rehearsed(run, everyone)
         for side in everyone.values():
             side.ask("forget_peak")
         runs = {name: lambda side=side: side.ask("run", calls=calls) for name, side in everyone.items()}
-        turns = sides.in_turns(runs, [side.pid for side in everyone.values()], run.cycles)
+        turns = sides.in_turns(runs, [side.pid for side in everyone.values()], cycles)
         more = {name: {"peak": side.ask("peak_mb"), "facts": side.ask("facts")} for name, side in everyone.items()}
     found = table(run, turns.seconds, more)
     threads = ", ".join(f"{name} {each['threads']}" for name, each in zip(everyone, about, strict=False))
-    found |= {"calls": calls, "idle": turns.idle_share, "others": turns.others_share}
+    found |= {"calls": calls, "cycles": cycles, "idle": turns.idle_share, "others": turns.others_share}
     return found | {"agreement": agreed, "failures": failures, "threads": threads, "versions": versions(about)}
 
 

@@ -161,7 +161,7 @@ class Sampler(Job):
         self.how = {name: settings[name] for name in ("h0", "beta")} | {"sigma_end": settings.get("sigma_end", 1e-9)}
         self.start = self.network.program(lambda params, rows: jax.vmap(self.begin)(*rows))
         self.walks = self.start(self.inputs["noisy"], self.network.keys())
-        self.call = self.stretch(settings["steps"])
+        self.call = self.stretch(settings.get("steps", STRETCH))
 
     @staticmethod
     def begin(image, key):
@@ -205,7 +205,7 @@ class Sample(Sampler):
     def prepare(self):
         """The program of a stretch."""
         super().prepare()
-        self.call, self.steps = self.stretch(STRETCH), 0.0
+        self.steps = 0.0
 
     def run(self):
         """From noise to the end of the slowest image."""

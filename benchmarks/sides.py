@@ -92,12 +92,14 @@ def theirs(name: str, python: str, script: str = "theirs.py", environment: Mappi
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used so far (Linux; elsewhere 0)."""
+    """Processor time that a process and its children have used so far (Linux; elsewhere 0)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        families = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return 0.0
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(int(child)) for family in families for child in family)
 
 
 def machine_seconds() -> float:
