@@ -81,10 +81,7 @@ class Training(Job):
 
     def advance(self):
         """One step; its metrics, which are still to come."""
-        if self.network.form == "one device":
-            self.state, metrics = self.step(self.state, self.batch)
-        else:
-            self.state, metrics = self.step(self.state, self.batch)
+        self.state, metrics = self.step(self.state, self.batch)
         return metrics
 
     def given(self):

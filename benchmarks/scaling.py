@@ -153,7 +153,10 @@ def measure_processes(arguments: argparse.Namespace, folder: str) -> dict[str, l
         }
         for run in runs.values():
             run()
-        return sides.in_turns(runs, [one.pid, pair[0].pid], arguments.cycles).seconds
+        seconds = sides.in_turns(runs, [one.pid, pair[0].pid], arguments.cycles).seconds
+        for side in pair:
+            side.hang_up()
+        return seconds
 
 
 def main(given: list[str] | None = None) -> int:

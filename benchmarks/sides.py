@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import serving
 
 PAUSE = 0.1  # seconds before a turn: threads that wait for more work spin for some milliseconds before they sleep
+PATIENCE = 30.0  # seconds that a process may take to end
 HERE = Path(__file__).parent
 
 
@@ -70,10 +71,18 @@ class Side:
             raise error
         return answer
 
-    def close(self) -> None:
-        """Ends it."""
+    def hang_up(self) -> None:
+        """Lets it end; processes that work together end together, so each is told before one is waited for."""
         self._connection.close()
-        self._process.wait()
+
+    def close(self) -> None:
+        """Ends it; one that still waits for something is ended by force."""
+        self.hang_up()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def ours(name: str, environment: Mapping[str, str] | None = None) -> Side:
