@@ -1,11 +1,14 @@
 # make demo: installs, trains a small denoiser on bundled photographs, analyses it and then, in little, the trained model of
 # pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
+# make bench TORCH_PYTHON=PATH: times this program against PyTorch, in less than ten minutes; see benchmarks/README.md.
 # Both build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PYTHON ?=
+TORCH_PYTHON ?=
+BENCH_FLAGS ?=
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # Less than a minute of analysis.
@@ -13,7 +16,7 @@ LITTLE := --config.analysis.images=64 "--config.analysis.sigmas=(0.0,50.0,100.0)
   "--config.analysis.clusters=(4,)" --config.analysis.untrained_images=64 --config.analysis.memory_images=64 \
   --config.analysis.spectrum_images=2000 --config.analysis.copy_images=1000 --config.analysis.samples=4 --config.analysis.sample_beta=0.4
 
-.PHONY: demo test lint install clean
+.PHONY: demo test bench lint install clean
 
 demo: $(INSTALLED)
 	@# A demo of an older version, which the new settings would not continue (exit code 2), is made anew.
@@ -24,6 +27,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@# A worker for each core, four at most; a file's tests stay together, for they share what is slow to make; slow files first.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+bench: $(INSTALLED)
+	@[ -n "$(TORCH_PYTHON)" ] || { echo "make bench needs TORCH_PYTHON=PATH: a Python that has benchmarks/requirements.txt." >&2; exit 2; }
+	$(BIN)/python benchmarks/compare.py --bench --device cpu --minutes 8 --torch-python "$(TORCH_PYTHON)" $(BENCH_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

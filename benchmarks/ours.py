@@ -1,0 +1,143 @@
+"""Our side of `compare.py`: answers on an inherited connection.
+
+    python benchmarks/ours.py FD
+
+Two forms: "one device", plain `jax.jit` over one device, its arrays there already; and "as shipped", as train.py and analyze.py run
+it: `devices.parallel_step` and `devices.parallel_map` over two virtual CPU devices, or over all GPUs.
+"""
+
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+import serving
+from jobs import SHIPPED
+
+from unetrep_jax import checkpoints, devices, models
+from unetrep_jax.storage import InputError
+
+CACHE = "~/.cache/unetrep_jax/compiled"  # configs/default.py has the same, and two devices
+CPU_DEVICES = 2
+
+
+def open_network(settings: Mapping[str, Any]) -> tuple[models.UNet, Any]:
+    """The checkpoint's network, or the published one of some width with random weights: (model, host arrays)."""
+    if settings["ckpt"]:
+        opened = checkpoints.open_checkpoint(settings["ckpt"])
+        given = {**opened.config["model"], "image_channels": opened.config["data"]["image_channels"]}
+        model = models.build(**{**given, "dtype": settings["dtype"]})
+        if (model.norm, model.bias, model.padding) != ("layer", True, "zero"):
+            raise InputError(f"{settings['ckpt']} is not of the published form: norm layer, with biases, zero padding.")
+        return model, jax.tree.map(np.asarray, opened.params)
+    depth = settings["depth"]
+    depths = {name: depth for name in ("encoder_depth", "mid_depth", "decoder_depth")} if depth else {}
+    channels = tuple(settings["width"] * 2**j for j in range(settings["scales"]))
+    model = models.UNet(channels=channels, dtype=settings["dtype"], **depths)
+    return model, jax.tree.map(np.asarray, models.init_params(model, jax.random.key(settings["seed"])))
+
+
+class Network:
+    """A network in one of the two forms.
+
+    Attributes:
+      form, model, params: which form; the module; host arrays.
+      settings, inputs: of the measurement.
+    """
+
+    def __init__(
+        self, form: str, settings: Mapping[str, Any], model: models.UNet, params: Any, inputs: Mapping[str, Any]
+    ):
+        """Puts the parameters on the devices."""
+        self.form, self.settings, self.model, self.params, self.inputs = form, settings, model, params, inputs
+        self.constants = devices.replicate(params, local=True)
+
+    @property
+    def batch(self) -> int:
+        """Images in a call."""
+        return self.settings["batch"]
+
+    def program(self, function: Callable, constants: Any = None) -> Callable:
+        """`function(constants, rows) -> rows` as the form runs it; the constants are the parameters unless others are given."""
+        constants = self.constants if constants is None else devices.replicate(constants, local=True)
+        if self.form == SHIPPED:
+            call = devices.parallel_map(function, self.batch)
+            return lambda *rows: call(constants, rows)
+        jitted = jax.jit(function)
+        return lambda *rows: jax.block_until_ready(jitted(constants, rows))
+
+    def put(self, rows: Any) -> Any:
+        """Rows where a call takes them from: the host for the shipped form, the device for the plain one."""
+        return rows if self.form == SHIPPED else jax.device_put(rows)
+
+    def keys(self) -> np.ndarray:
+        """Data of one random key for each image."""
+        return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(self.settings["seed"]), self.batch)))
+
+
+class Worker:
+    """What can be asked for, each method by its name."""
+
+    def start(self, form: str, device: str, **distributed: Any) -> dict[str, str]:
+        """Starts JAX, on as many virtual devices as a form such as "4 devices" says; says what answers."""
+        self.form, self.jobs = form, {}
+        count = int(form.split()[0]) if form[0].isdigit() else CPU_DEVICES if form == SHIPPED else 1
+        devices.start(cpu_devices=count, compilation_cache=CACHE, **distributed)
+        if device == "gpu" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
+            raise InputError(f"JAX has no GPU here, only {jax.default_backend()}")
+        versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+        what = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+        # XLA's pool has a thread more for each virtual device, which waits and computes nothing.
+        return {**versions, "numpy": np.__version__, "devices": what, "threads": str(serving.cores())}
+
+    def params(self, settings: Mapping[str, Any]) -> Any:
+        """The network's weights, host arrays."""
+        return open_network(settings)[1]
+
+    def open(
+        self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = ""
+    ) -> dict[str, Any]:
+        """Prepares a job; returns what the other side needs, beside the inputs, to come to the same results.
+
+        Jobs of other names, opened before, stay.
+        """
+        import ours_data
+        import ours_network
+        import ours_reconstruction
+        import ours_scaling
+
+        table = ours_network.JOBS | ours_reconstruction.JOBS | ours_data.JOBS | ours_scaling.JOBS
+        network = None
+        if params is not None:
+            network = Network(self.form, settings, open_network(settings)[0], params, inputs)
+        self.jobs[name] = table[settings["job"]](network, settings, inputs)
+        return self.jobs[name].given()
+
+    def agree(self) -> dict[str, np.ndarray]:
+        """The results that are compared."""
+        return jax.tree.map(np.asarray, self.jobs[""].agree())
+
+    def run(self, calls: int, name: str = "") -> float:
+        """Seconds a call."""
+        return serving.seconds_of(self.jobs[name].run, calls) / calls
+
+    def facts(self) -> dict[str, float]:
+        """What else the last call said, such as how many steps it took."""
+        return getattr(self.jobs[""], "facts", dict)()
+
+    def forget_peak(self) -> None:
+        """See `serving`."""
+        serving.forget_peak()
+
+    def peak_mb(self) -> dict[str, float]:
+        """Largest memory: of this process, and of the GPU where there is one."""
+        device = jax.local_devices()[0]
+        statistics = device.memory_stats() if device.platform == "gpu" else None
+        return serving.peak_mb() | ({"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {})
+
+
+if __name__ == "__main__":
+    serving.serve(Worker(), int(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""The published reconstructions, on our side; see `ours_network` for the form of a job."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ours_network import Job
+
+from unetrep_jax import reconstruction
+
+
+class Reconstruction(Job):
+    """The published fixed-schedule reconstruction on some of its levels, all with the same number of matching steps."""
+
+    def prepare(self):
+        """The program."""
+        self.how, self.levels = self.schedule(), np.linspace(1.0, 0.03, 100)
+        self.mean = np.full(self.inputs["noisy"].shape[1:], 0.45, np.float32)
+
+        def make(params, rows):
+            targets, keys = rows
+            keys = jax.random.wrap_key_data(keys)
+            return reconstruction.reconstruct(
+                self.bound(params), targets, keys, mean=self.mean, settings=self.how
+            ).images
+
+        self.call = self.network.program(make)
+        self.rows = self.network.put((self.inputs["images"] / np.float32(255), self.network.keys()))
+
+    def adam(self) -> dict[str, Any]:
+        """The published matching with a given number of steps; epsilon is of the mean over the batch."""
+        epsilon, steps = self.network.batch * reconstruction.EPSILON, self.settings["matching_steps"]
+        return {
+            "epsilon": epsilon,
+            "matching_steps": steps,
+            "tolerance": 0.0,
+            "freeze": False,
+            "draws": self.settings["draws"],
+        }
+
+    def schedule(self):
+        """Levels spread over the published ones, from the top."""
+        levels = np.linspace(1.0, 0.03, 100)
+        chosen = levels[np.linspace(0, 99, self.settings["levels"]).astype(int)]
+        return reconstruction.Schedule(sigmas=tuple(chosen.tolist()), **self.adam())
+
+    def normal(self, step: int, purpose: int) -> np.ndarray:
+        """What our reconstruction draws at a step, for a purpose."""
+        keys = jax.random.wrap_key_data(self.network.keys())
+        steps = jnp.full(len(keys), step, jnp.int32)
+        return np.asarray(reconstruction.normal(keys, steps, purpose, self.inputs["noisy"].shape[1:]))
+
+    def draws(self, step: int) -> list[np.ndarray]:
+        """The noise of a step's target."""
+        return [self.normal(step, reconstruction.TARGET_DRAWS + k) for k in range(self.settings["draws"])]
+
+    def given(self):
+        """The noise in the order in which the published form asks for it; the levels."""
+        steps = range(self.settings["levels"])
+        noises = [
+            *(each for step in steps for each in self.draws(step)),
+            *(self.normal(s, reconstruction.STEP) for s in steps),
+        ]
+        return {"noises": np.stack(noises), "sigmas": list(self.how.sigmas), "mean": self.mean}
+
+    def agree(self):
+        """The images."""
+        return {"image": self.call(*self.rows)}
+
+    def run(self):
+        """All levels."""
+        self.call(*self.rows)
+
+
+class Blind(Reconstruction):
+    """The published blind reconstruction: some of its score steps."""
+
+    def schedule(self):
+        """The published settings, cut short."""
+        names = ("h0", "beta", "sigma_0", "sigma_end")
+        own = {name: self.settings[name] for name in names} | {"max_steps": self.settings["steps"]}
+        return reconstruction.Adaptive(**own, **self.adam())
+
+    def given(self):
+        """The noise: of the start, then of each step's target and of the step."""
+        noises = [self.normal(0, reconstruction.START)]
+        for step in range(self.settings["steps"]):
+            noises += [*self.draws(step), self.normal(step, reconstruction.STEP)]
+        return {"noises": np.stack(noises), "mean": self.mean}
+
+
+JOBS = {"reconstruction": Reconstruction, "blind": Blind}

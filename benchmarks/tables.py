@@ -1,0 +1,58 @@
+"""Numbers with their spread, tables of them, and what the machine is. Needs the standard library alone."""
+
+import numbers
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import serving
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return dict(zip(("low", "median", "high"), quartiles, strict=True))
+
+
+def text(value: Any) -> str:
+    """A table's cell: of a spread, median (lower to upper quartile)."""
+    if isinstance(value, dict):
+        return f"{value['median']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
+    is_fraction = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+    return f"{value:.6g}" if is_fraction else str(value)
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prints dictionaries with the same keys as a table, and returns them."""
+    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(f"\n{title}")
+    for row in cells:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+    return rows
+
+
+def processor() -> str:
+    """The processor's name and how many of its cores may be used: ratios are compared only where this is the same."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {serving.cores()} cores"
+
+
+def load() -> str:
+    """Mean number of running processes over the last 1, 5 and 15 minutes."""
+    return ", ".join(f"{each:.1f}" for each in os.getloadavg())
+
+
+def facts(**more: str) -> dict[str, str]:
+    """Prints what is measured, on what and with what; returns it."""
+    found = {"cpu": processor(), "load": load(), "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""), **more}
+    for name, value in found.items():
+        print(f"{name:16s}{value}")
+    if os.getloadavg()[0] > 1:
+        print("The machine is busy: the times below mean little, PyTorch's least of all.")
+    return found

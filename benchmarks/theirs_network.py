@@ -1,0 +1,233 @@
+"""The jobs that run the network, in PyTorch. Each class: `agree` to be compared with ours, `run` to be timed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import published
+import torch
+from torch_network import to_numpy
+
+
+class Job:
+    """What all have in common. `differentiates`: whether `run` needs gradients; else it runs in inference mode."""
+
+    differentiates = False
+
+    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
+        """Builds what `run` needs."""
+        self.network, self.settings, self.inputs = network, settings, inputs
+        self.prepare()
+
+    def denoiser(self) -> Any:
+        """Noisy images -> denoised ones, float32."""
+        net = self.network.net
+        return self.network.program(lambda y: net.denoise(y).float())
+
+
+class Forward(Job):
+    """Noisy images -> denoised ones."""
+
+    def prepare(self):
+        """One function."""
+        self.call, self.y = self.denoiser(), self.network.images(self.inputs["noisy"])
+
+    @torch.inference_mode()
+    def agree(self):
+        """The images."""
+        return {"image": to_numpy(self.call(self.y))}
+
+    def run(self):
+        """One batch."""
+        self.call(self.y)
+
+
+class Training(Job):
+    """Noise, forward, backward, fused Adam with learning rate 1e-3; noise levels u^2, u uniform (our inv_sqrt on [0, 1])."""
+
+    differentiates = True
+
+    def prepare(self):
+        """The loss and the optimiser."""
+        net, batch = self.network.net, self.network.batch
+        self.loss = self.network.program(lambda clean, noisy: ((net.denoise(noisy).float() - clean) ** 2).sum() / batch)
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+        self.images = torch.from_numpy(self.inputs["images"]).to(self.network.device)
+        self.layout = {"memory_format": self.network.form.layout}
+
+    def clean(self) -> torch.Tensor:
+        """The uint8 images as [b c h w] in [0, 1]."""
+        return (self.images.permute(0, 3, 1, 2).float() / 255).contiguous(**self.layout)
+
+    def update(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        """One update; its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(clean, noisy)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def agree(self):
+        """Losses, the first gradient's norm, and the images that the network then gives."""
+        clean, losses, norms = self.clean(), [], []
+        for noisy in self.inputs["noisy_steps"]:
+            losses.append(float(self.update(clean, self.network.images(noisy))))
+            gradients = [parameter.grad for parameter in self.network.net.parameters()]
+            norms.append(float(torch.stack([(gradient**2).sum() for gradient in gradients]).sum().sqrt()))
+        with torch.no_grad():
+            after = self.network.net.denoise(self.network.images(self.inputs["noisy"]))
+        losses = np.array(losses)
+        return {
+            "first loss": losses[:1],
+            "first gradient norm": np.array(norms[:1]),
+            "losses": losses,
+            "image after": to_numpy(after),
+        }
+
+    def run(self):
+        """One step with noise of its own."""
+        clean = self.clean()
+        sigma = torch.rand(len(clean), 1, 1, 1, device=clean.device) ** 2
+        self.update(clean, clean + sigma * torch.randn_like(clean))
+
+
+class Matching(Job):
+    """Adam (fused) on the pixels towards a phi, for a given number of steps, without the decoder."""
+
+    differentiates = True
+
+    def prepare(self):
+        """The pass that gives phi."""
+        net = self.network.net
+        represent = self.network.program(lambda y: net.represent(y).float())
+        self.phi = lambda y: (None, represent(y))
+        self.y = self.network.images(self.inputs["noisy"])
+        self.targets = torch.from_numpy(self.inputs["targets"]).to(self.network.device)
+
+    def match(self, steps: int) -> published.Matched:
+        """So many steps."""
+        return published.match(self.phi, self.y, self.targets, steps, tolerance=0.0, fused=True)
+
+    def agree(self):
+        """phi, the gradient, losses, and how the images moved."""
+        pixels = self.y.detach().clone().requires_grad_(True)
+        phi = self.phi(pixels)[1]
+        ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
+        matched = self.match(3)
+        return {
+            "phi": phi.detach().cpu().numpy(),
+            "gradient": to_numpy(pixels.grad),
+            "losses": matched.losses.T.cpu().numpy(),
+            "moved images": to_numpy(matched.images) - self.inputs["noisy"],
+        }
+
+    def run(self):
+        """All steps."""
+        self.match(self.settings["steps"])
+
+
+class Sampler(Job):
+    """Steps of the blind sampler: y <- y + h r + gamma z, with r = f(y) - y and gamma from its size."""
+
+    def prepare(self):
+        """The function and the start."""
+        self.call, self.y = self.denoiser(), self.network.images(self.inputs["noisy"])
+        h, beta = self.settings["h0"], self.settings["beta"]
+        self.h, self.spread = h, ((1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
+
+    def step(self, y: torch.Tensor, z: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(next images, noise level seen, denoised images)."""
+        denoised = self.call(y)
+        r = denoised - y
+        sigma = published.levels_of(r)
+        z = torch.randn_like(y) if z is None else z
+        return y + self.h * r + self.spread * sigma * z, sigma, denoised
+
+    @torch.inference_mode()
+    def agree(self):
+        """Image and noise level after a few steps."""
+        y = self.y
+        for z in self.inputs["noise_steps"]:
+            y, sigma, _ = self.step(y, self.network.images(z))
+        return {"image": to_numpy(y), "sigma": sigma.flatten().cpu().numpy()}
+
+    def run(self):
+        """All steps."""
+        y = self.y
+        for _ in range(self.settings["steps"]):
+            y, _, _ = self.step(y)
+
+
+class Sample(Sampler):
+    """A whole sample: steps until every image has arrived; one that has is moved no more."""
+
+    steps = 0
+
+    def run(self):
+        """From noise to the end of the slowest image."""
+        y, going = self.y, torch.ones(len(self.y), 1, 1, 1, dtype=torch.bool, device=self.y.device)
+        self.steps = 0
+        while True:
+            after, sigma, denoised = self.step(y)
+            going = going & (sigma > self.settings["sigma_end"])
+            if not bool(going.any()):
+                return denoised
+            y, self.steps = torch.where(going, after, y), self.steps + 1
+
+    def facts(self):
+        """Steps of the slowest image."""
+        return {"steps": float(self.steps)}
+
+
+class Reconstruction(Job):
+    """The published fixed-schedule reconstruction; matching runs no decoder, as ours, and Adam is fused."""
+
+    differentiates = True
+
+    def prepare(self):
+        """The two passes, and the images."""
+        net, denoise = self.network.net, self.denoiser()
+        represent = self.network.program(lambda y: net.represent(y).float())
+        self.passes = {"matching": lambda y: (None, represent(y))}
+        self.network_pass = lambda y: (denoise(y), None)
+        self.targets = self.network.images(self.inputs["images"] / np.float32(255))
+        self.mean = self.network.images(self.inputs["mean"][None])
+        how = {"max_steps": self.settings["matching_steps"], "draws": self.settings["draws"]}
+        self.passes |= {"tolerance": 0.0, "fused": True} | how
+
+    def reconstruct(self, noise: published.Noise) -> torch.Tensor:
+        """The images."""
+        given = self.network_pass, self.targets, self.mean, self.inputs["sigmas"]
+        return published.reconstruct(*given, noise=noise, **self.passes).images
+
+    def agree(self):
+        """The images, from our noise."""
+        noises = iter(self.inputs["noises"])
+        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises))))}
+
+    def run(self):
+        """All levels, with noise of its own."""
+        self.reconstruct(lambda: torch.randn_like(self.targets))
+
+
+class Blind(Reconstruction):
+    """The published blind reconstruction: some of its score steps."""
+
+    def reconstruct(self, noise):
+        """The images."""
+        names = {"h": "h0", "beta": "beta", "sigma_0": "sigma_0", "sigma_end": "sigma_end", "steps": "steps"}
+        own = {name: self.settings[key] for name, key in names.items()}
+        return published.reconstruct_blind(
+            self.network_pass, self.targets, self.mean, noise=noise, **own, **self.passes
+        )
+
+
+JOBS = {
+    "forward": Forward,
+    "training": Training,
+    "matching": Matching,
+    "sampler": Sampler,
+    "sample": Sample,
+    "reconstruction": Reconstruction,
+    "blind": Blind,
+}
