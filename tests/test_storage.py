@@ -274,6 +274,40 @@ def test_tidying_removes_what_nobody_goes_on_from_and_nothing_else(tmp_path):
     assert found == {".g.old", ".h.partial", ".h.partial/a.npy", "deep", "deep/.f.old", ".lock"}
 
 
+def test_arrays_of_which_any_byte_changed_are_not_there(tmp_path):
+    path, arrays = tmp_path / "x.npz", {"key": np.array("k"), "a": np.arange(6.0).reshape(2, 3)}
+    storage.write_arrays(path, arrays)
+    content, harmless = path.read_bytes(), 0
+    for position in range(0, len(content)):
+        path.write_bytes(content)
+        flip(path, position)
+        found = storage.read_arrays(path)
+        if found is not None:  # dates and the like, which say nothing about the arrays
+            harmless += 1
+            assert set(found) == set(arrays) and all(np.array_equal(found[name], arrays[name]) for name in arrays), position
+    assert harmless < len(content) / 2
+    for end in (0, 1, 100, len(content) - 1):
+        path.write_bytes(content[:end])
+        assert storage.read_arrays(path) is None
+    assert storage.read_arrays(tmp_path / "none.npz") is None
+
+
+class Planted:
+    """Would make a file, were it ever unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_an_object_in_an_array_file_is_never_unpickled(tmp_path):
+    np.savez(tmp_path / "x.npz", key=np.array([Planted(tmp_path / "executed")], object), sha256="0")
+    assert storage.read_arrays(tmp_path / "x.npz") is None
+    assert not (tmp_path / "executed").exists()
+
+
 def test_progress_tells_speed_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
