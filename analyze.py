@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
+from unetrep_jax import storage
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
@@ -78,6 +79,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
             raise InputError(f"stage {name!r} is unknown. Known: {', '.join(STAGES)}.")
     if arguments.ckpt == "":
         raise InputError("--ckpt is empty; give a run folder or a checkpoint, or leave it out for the reference model.")
+    for name in ("weights", "images", "outdir"):
+        if getattr(arguments, name) == "":
+            raise InputError(f"--{name} is empty; give a value, or leave it out.")
     arguments.ckpt = arguments.ckpt or str(REFERENCE)
     for argument in rest:
         if argument.startswith("--config.") and not argument.startswith(CHANGEABLE):
@@ -285,6 +289,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("analyze.py: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        print(f"analyze.py: {storage.too_little_memory(error)}", file=sys.stderr)
+        return 2
     except (InputError, OSError) as error:
         print(f"analyze.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

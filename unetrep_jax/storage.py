@@ -41,6 +41,12 @@ class DamagedError(Exception):
     """Files do not match the checksums that were taken when they were written."""
 
 
+def too_little_memory(error: MemoryError) -> str:
+    """The line that a person reads when a program needs more memory than there is."""
+    what = " ".join(str(error).split())
+    return f"there is not enough memory{f' ({what})' if what else ''}; ask for less at once (batch sizes), or allow more."
+
+
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part, whenever the writer is killed.
 
