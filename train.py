@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -33,6 +34,7 @@ FREE = (
     "data.validation_path",
     "evaluate.every",
 )
+LOST = 3  # exit code: another process, or memory
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
 
@@ -69,6 +71,8 @@ def parse(argv: list[str]) -> tuple[Any, Path, bool]:
     parser.add_argument("--workdir", help="run folder (default: runs/<name of the configuration>)")
     parser.add_argument("--fresh", action="store_true", help="discard the run that is in the folder, and start again")
     known, rest = parser.parse_known_args(argv)
+    if known.workdir == "":
+        raise InputError("--workdir is empty; give a folder, or leave it out for runs/<name of the configuration>.")
     config = configs.load(known.config)
     configs.override(config, rest)
     return config, Path(known.workdir or f"runs/{Path(known.config).stem}"), known.fresh
@@ -90,6 +94,7 @@ def check(config: Any) -> None:
         "evaluate.batch_size",
         "evaluate.levels",
         "evaluate.sigma_min",
+        "evaluate.sigma_max",
         "checkpoint.every",
         "log.every",
         "devices.cpu_devices",
@@ -629,8 +634,18 @@ def own(workdir: Path) -> contextlib.AbstractContextManager:
     return storage.lock(workdir / ".lock", wait=False)
 
 
+def explain(error: RuntimeError) -> str:
+    """See `devices.explain`."""
+    from unetrep_jax import devices
+
+    return devices.explain(error)
+
+
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space; errors are one line."""
+    """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space, 3 a process or memory was lost.
+
+    Errors are one line.
+    """
     try:
         config, workdir, fresh = parse(argv)
         run = prepare(config, workdir, fresh)
@@ -642,6 +657,17 @@ def main(argv: list[str]) -> int:
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before there was anything to save, or for the second time
+        print("train.py: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except MemoryError as error:
+        print(f"train.py: {storage.too_little_memory(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not (why := explain(error)):
+            raise
+        print(f"train.py: {why}", file=sys.stderr)
+        return LOST
     except (InputError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -651,4 +677,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
+    if code == LOST:
+        os._exit(code)  # or JAX would wait for the process that was lost
     sys.exit(code)

@@ -251,7 +251,9 @@ def test_an_array_of_the_wrong_type_or_shape_is_refused(wrong, message, tmp_path
         load_array(settings, tmp_path / "wrong.npy")
 
 
-@pytest.mark.parametrize("shape", ["(-1, 4, 4, 3)", "(99999999999999999999, 4, 4, 3)", "(True, 4, 4, 3)", "((6, 4, 4, 3)", "(6, 4, 4, '3')"])
+@pytest.mark.parametrize(
+    "shape", ["(-1, 4, 4, 3)", "(99999999999999999999, 4, 4, 3)", "(True, 4, 4, 3)", "((6, 4, 4, 3)", "(6, 4, 4, '3')"]
+)
 def test_an_array_with_a_damaged_header_is_refused(array, tmp_path, settings, shape):
     content = array[0].read_bytes()
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
