@@ -180,10 +180,10 @@ def course(run: Path, analysed: Any) -> dict[str, Any]:
     """A run's name -> its milestones, which take the analysed images; nothing for a run that has none yet."""
     from unetrep_jax import checkpoints
 
-    kept = [run / "milestones" / str(step) for step in checkpoints.steps(run / "milestones")]
+    kept = checkpoints.step_folders(run / "milestones")
     plain = {folder: checkpoints.read_config(folder) for folder in kept}
-    if bad := [folder for folder, settings in plain.items() if not settings]:
-        raise InputError(f"{bad[0]} is damaged: its configuration cannot be read; remove it, and the others are shown.")
+    if bad := [folder for folder, settings in plain.items() if not settings or not checkpoints.is_sealed(folder)]:
+        raise InputError(f"{bad[0]} is damaged: its configuration or manifest cannot be read; remove it, and the others are shown.")
     if not kept:
         return {}
     config = configs.from_plain(plain[kept[0]])
