@@ -7,6 +7,7 @@ SIGTERM save first.
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -133,10 +134,7 @@ def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
 
     if not any((workdir / name).exists() for name in RUN_FILES):
         return
-    try:
-        before = dict(configs.flatten(storage.read_json(workdir / "config.json")))
-    except (OSError, ValueError, AttributeError):
-        before = {}
+    before = settings_of(workdir)
     if "train.batch_size" not in before:
         raise InputError(
             f"{workdir} holds {', '.join(RUN_FILES)} or some of them, but no run of this program; use another --workdir."
@@ -148,6 +146,21 @@ def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
             f"{workdir} has checkpoints in best/ but none in last/ to go on from; use another --workdir, or --fresh."
         )
     check_same_experiment(config, workdir, before)
+
+
+def settings_of(workdir: Path) -> dict[str, Any]:
+    """The settings of the run in a folder: `config.json`, or where that is damaged, those of the newest checkpoint that is not."""
+    from unetrep_jax import checkpoints
+
+    try:
+        return dict(configs.flatten(storage.read_json(workdir / "config.json")))
+    except (OSError, ValueError, AttributeError) as error:
+        damage = " ".join(str(error).split())
+    for step in reversed(checkpoints.steps(workdir / "last")):
+        if settings := checkpoints.read_config(workdir / "last" / str(step)):
+            print(f"{workdir / 'config.json'} is damaged ({damage}); the settings of step {step:,} are used.", file=sys.stderr)
+            return dict(configs.flatten(settings))
+    return {}
 
 
 def check_same_experiment(config: Any, workdir: Path, before: dict[str, Any]) -> None:
@@ -323,8 +336,8 @@ class Evaluation:
 class Log:
     """`metrics.jsonl`, TensorBoard and one line on the screen. Only process 0 writes."""
 
-    def __init__(self, run: Run, step: int):
-        """Opens the logs so that the next line is that of the first step after `step`."""
+    def __init__(self, run: Run, step: int, checksum: str | None):
+        """Opens the logs so that the next line is that of the first step after `step`; says so where `checksum` is of others."""
         from unetrep_jax import devices
 
         self._writes = devices.process_index() == 0
@@ -332,15 +345,29 @@ class Log:
         if not self._writes:
             return
         path = run.workdir / "metrics.jsonl"
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() else []
-        storage.write_atomically(path, "".join(line + "\n" for line in lines))
-        self._file = open(path, "a")  # noqa: SIM115 (closed by close)
+        written = path.read_bytes().splitlines() if path.exists() else []
+        lines = [line for line in written if _step_of(line) <= step]
+        self._digest = hashlib.sha256(b"".join(line + b"\n" for line in lines))
+        if checksum not in (None, self.checksum()):
+            print(
+                f"{path} is damaged: up to step {step:,} it is not what it was when that step was saved; {len(lines)} readable "
+                "lines of it are kept.",
+                file=sys.stderr,
+            )
+        storage.write_atomically(path, b"".join(line + b"\n" for line in lines))
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
         self._board = Board(run.workdir / "tensorboard", step + 1)
 
     def _write(self, line: dict) -> None:
         # Nothing that depends on the clock goes in: a run that was killed and resumed leaves the same lines.
-        self._file.write(json.dumps(line) + "\n")
+        text = json.dumps(line).encode() + b"\n"
+        self._file.write(text)
         self._file.flush()
+        self._digest.update(text)
+
+    def checksum(self) -> str:
+        """sha256 of all lines so far."""
+        return self._digest.hexdigest() if self._writes else ""
 
     def training(self, step: int, loss: float, gradient_norm: float, rate: float) -> None:
         """Means over the steps since the last line."""
@@ -438,11 +465,11 @@ class Board:
         self._file.close()
 
 
-def _step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinity for a line that was cut short."""
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; infinity for a line that was cut short or damaged."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 
@@ -486,7 +513,7 @@ class Loop:
             state = jax.eval_shape(lambda key: initial(models.init_params(run.model, key)), key)
         else:
             state = devices.to_host(initial(start_params(run)))
-        self.recent, self.best_psnr = [], -math.inf
+        self.recent, self.best_psnr, self._logged = [], -math.inf, None
         self.batches = open_batches(run)
         if resuming:
             state = self._restore(state)
@@ -501,7 +528,7 @@ class Loop:
             series.discard_after(self.step)
         self.state = devices.replicate(state)
         self.advance = make_step(run, optimizer)
-        self.evaluation, self.log, self.stop = Evaluation(run), Log(run, self.step), devices.StopRequest()
+        self.evaluation, self.log, self.stop = Evaluation(run), Log(run, self.step, self._logged), devices.StopRequest()
 
     def _restore(self, state: Any) -> Any:
         from unetrep_jax import checkpoints
@@ -510,6 +537,7 @@ class Loop:
         restored = checkpoints.restore(self.run.workdir / "last", like=like)
         self.batches.restore(restored.data["batches"])
         self.recent, self.best_psnr = restored.data["recent"], restored.data["best_psnr"] or -math.inf
+        self._logged = restored.data.get("log")  # checkpoints of older versions have none
         say(f"resumed {self.run.workdir} at step {restored.step:,}")
         return state._replace(params=restored.params, averaged=restored.averaged, **restored.train)
 
@@ -550,7 +578,12 @@ class Loop:
             params=self.state.params,
             averaged=self.state.averaged,
             train={"step": self.state.step, "optimizer": self.state.optimizer},
-            data={"batches": self.batches.state(), "recent": self.recent, "best_psnr": best_psnr},
+            data={
+                "batches": self.batches.state(),
+                "recent": self.recent,
+                "best_psnr": best_psnr,
+                "log": self.log.checksum(),
+            },
             config=configs.plain(self.run.config),
         )
 

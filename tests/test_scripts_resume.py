@@ -139,6 +139,55 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(place, copy):
     assert_same_run(copy, place.finished_run)
 
 
+def flip(file: Path, position: int) -> None:
+    """Changes one bit."""
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("position", [20, 1], ids=["a digit", "a quotation mark"])
+def test_a_damaged_log_is_named_and_the_run_goes_on(place, copy, position):
+    flip(copy / "metrics.jsonl", position)
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert f"{copy / 'metrics.jsonl'} is damaged" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_log_that_is_no_text_is_named_and_the_run_goes_on(place, copy):
+    content = bytearray((copy / "metrics.jsonl").read_bytes())
+    content[5] = 0xFF
+    (copy / "metrics.jsonl").write_bytes(content)
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert "metrics.jsonl is damaged" in result.err
+
+
+@pytest.mark.parametrize("harm", [lambda file: flip(file, 0), lambda file: file.write_bytes(b""), Path.unlink])
+def test_without_its_configuration_a_run_goes_on_with_that_of_its_checkpoint(place, copy, harm):
+    harm(copy / "config.json")
+    refused = place.run_fork(place.training(copy, train__learning_rate=0.002))
+    assert refused.code == 2
+    assert "train.learning_rate (was 0.001, now 0.002)" in refused.err
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert "config.json is damaged" in result.err and "step 40" in result.err
+    assert_same_run(copy, place.finished_run)
+
+
+def test_a_checkpoint_with_another_steps_name_is_passed_over(place, copy):
+    (copy / "last" / "40").rename(copy / "last" / "x")
+    (copy / "last" / "36").rename(copy / "last" / "40")
+    (copy / "last" / "x").rename(copy / "last" / "36")
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert "holds step 36: it has another checkpoint's name" in result.err
+    for step in (36, 40):
+        shutil.rmtree(copy / "last" / f"{step}.damaged")
+    assert_same_run(copy, place.finished_run)
+
+
 # Asked to stop.
 
 
@@ -155,6 +204,11 @@ def test_sigterm_and_ctrl_c_save_at_that_very_step_and_the_run_goes_on_from_ther
         assert checkpoints.steps(run / "last")[-1] == int(told[1]) < STEPS
     assert place.run_fork(place.training(run)).code == 0
     assert_same_run(run, place.finished_run)
+
+
+def test_ctrl_c_before_there_is_anything_to_save_is_one_line(place, tmp_path):
+    result = place.run_fork(place.training(tmp_path / "run"), [Moment(INT, "open", r"config\.json\.partial$")])
+    assert (result.code, result.err) == (130, "train.py: stopped; the same command goes on from the last checkpoint\n")
 
 
 # Started again when it is finished, and with other settings.
