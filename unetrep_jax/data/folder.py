@@ -118,7 +118,7 @@ def _part(files: Sequence[_File], part: str, validation_fraction: float, setting
     if len(files) < 2:
         raise InputError(f"{setting}: one image cannot be split in two: name another folder by data.validation_path.")
     count = min(max(1, round(validation_fraction * len(files))), len(files) - 1)
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(file.name.encode()).digest())
+    by_hash = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest())
     return sorted(by_hash[:count] if part == "validation" else by_hash[count:])
 
 
