@@ -67,7 +67,7 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON atomically; a NaN or infinity becomes null, so that every JSON reader opens the file."""
-    write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
@@ -96,13 +96,14 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as JSON holds it: lists for arrays and tuples, null for NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _finite(value.tolist())
+        return finite(value.tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
@@ -175,8 +176,8 @@ def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
 def is_complete(folder: Path | str, key: str) -> bool:
     """Whether `folder` was completely written under the same `key` (see `replacing` and `RowWriter`), and is as it was then.
 
-    Every file is compared with its checksum, once in a process; one that has changed or is gone is named on the error stream, and
-    the folder counts as not written: whoever asked makes it again.
+    Every file is compared with its checksum, once in a process unless it is written again; one that has changed or is gone is named
+    on the error stream, and the folder counts as not written: whoever asked makes it again.
     """
     folder = Path(folder)
     try:
@@ -186,16 +187,25 @@ def is_complete(folder: Path | str, key: str) -> bool:
         return False
     if written != key:
         return False
-    state = (folder / COMPLETE).stat().st_mtime_ns, fingerprint(record)
-    if _compared.get(folder, (None, ""))[0] != state:
+    state = fingerprint(record, [_state_of(folder / name) for name in sorted(checksums)])
+    if _compared.get(folder, ("", ""))[0] != state:
         _compared[folder] = state, (damage := _changed(folder, checksums))
         if damage:
             print(f"{folder} is damaged, and is made again: {damage}", file=sys.stderr)
     return not _compared[folder][1]
 
 
-# Folder -> (state of its record when it was compared with its checksums, what was wrong).
-_compared: dict[Path, tuple[Any, str]] = {}
+# Folder -> (state of its files when they were compared with their checksums, what was wrong).
+_compared: dict[Path, tuple[str, str]] = {}
+
+
+def _state_of(path: Path) -> list[int]:
+    """Size and time of a file, none where it is gone: what differs when it was written since."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _changed(folder: Path, checksums: Mapping[str, str]) -> str:
