@@ -487,6 +487,15 @@ def finite_rows(metrics: list, last_step: int) -> list[list[float]]:
     return rows
 
 
+def require_finite(params: Any, step: int) -> None:
+    """Raises DivergedError where a parameter is not finite: what one step made of them, its loss does not tell."""
+    import jax
+    import numpy as np
+
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise DivergedError(f"step {step:,}: parameters that are not finite")
+
+
 class Loop:
     """The state of a run, and what happens to it: steps, log lines, evaluations, checkpoints.
 
@@ -571,7 +580,10 @@ class Loop:
 
     def save(self, series: Any) -> None:
         """Begins to write a checkpoint; never one of a training that diverged."""
+        from unetrep_jax import devices
+
         self.recent = finite_rows(self.recent, self.step)
+        require_finite(devices.to_host((self.state.params, self.state.averaged)), self.step)
         best_psnr = self.best_psnr if math.isfinite(self.best_psnr) else None
         series.save(
             self.step,
@@ -592,11 +604,13 @@ class Loop:
         from unetrep_jax import checkpoints, devices
 
         self.recent = finite_rows(self.recent, self.step)
+        params, averaged = devices.to_host((self.state.params, self.state.averaged))
+        require_finite((params, averaged), self.step)
         checkpoints.keep_parameters(
             self.run.workdir / "milestones",
             self.step,
-            params=devices.to_host(self.state.params),
-            averaged=devices.to_host(self.state.averaged) if self.average else None,
+            params=params,
+            averaged=averaged if self.average else None,
             config=configs.plain(self.run.config),
         )
 

@@ -13,7 +13,7 @@ import ml_collections
 
 from unetrep_jax.storage import InputError
 
-LARGEST = 2.0**63  # what JAX and numpy count with
+LARGEST = {int: 2**63, float: 3.4e38}  # what JAX and numpy count with: 64 bits, float32
 
 
 def load(path: str | None) -> ml_collections.ConfigDict:
@@ -129,9 +129,9 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any, text: str = ""
 def _check_numbers(key: str, value: Any) -> None:
     """Refuses what is a number for Python and not for a setting."""
     for item in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(item, float | int) and not -LARGEST < item < LARGEST:
-            shown = value if isinstance(value, float) else f"{str(value)[:40]}"
-            raise InputError(f"--config.{key}={shown} is no usable number; numbers are finite and below 2^63.")
+        if isinstance(item, float | int) and not abs(item) < LARGEST[float if isinstance(item, float) else int]:
+            rule = "whole ones lie below 2^63, others below 3.4e38"
+            raise InputError(f"--config.{key}={str(value)[:40]} is no usable number: {rule}.")
 
 
 def _depth(key: str, old: Any, value: Any) -> bool:

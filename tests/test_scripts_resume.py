@@ -14,6 +14,7 @@ import pytest
 import running
 from running import MILESTONES, STEPS, Moment
 
+import train
 from unetrep_jax import checkpoints, models, training
 
 KILL, TERM, INT, SLOW = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, 0
@@ -300,3 +301,12 @@ def test_a_loss_that_is_no_number_stops_the_run_at_that_step_and_leaves_good_che
     for kept in checkpoints.steps(run / "last"):
         restored = checkpoints.restore(run / "last", like=training_state(), step=kept)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((restored.params, restored.averaged)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_never_saved(value):
+    tree = {"mid": np.ones(3, np.float32), "none": None}
+    train.require_finite(tree, 7)
+    tree["mid"][1] = value
+    with pytest.raises(train.DivergedError, match="step 7: parameters that are not finite"):
+        train.require_finite(tree, 7)
