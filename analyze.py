@@ -276,6 +276,7 @@ def facts(config: Any, opened: Any, images: Any, path: str, argv: list[str]) -> 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 2 bad input or no space; errors are one line."""
     try:
+        storage.require_memory()
         context, arguments = open_everything(argv)
         from unetrep_jax import stages
 

@@ -694,6 +694,7 @@ def main(argv: list[str]) -> int:
     Errors are one line.
     """
     try:
+        storage.require_memory()
         config, workdir, fresh = parse(argv)
         run = prepare(config, workdir, fresh)
         with own(workdir):

@@ -308,6 +308,16 @@ def test_an_object_in_an_array_file_is_never_unpickled(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(("limit", "enough"), [(10**9, False), (10**12, True), (storage.resource.RLIM_INFINITY, True)])
+def test_a_limit_on_memory_in_which_nothing_starts_is_refused(monkeypatch, limit, enough):
+    monkeypatch.setattr(storage.resource, "getrlimit", lambda _: (limit, limit))
+    if enough:
+        storage.require_memory()
+    else:
+        with pytest.raises(storage.InputError, match=r"ulimit -v.*1.0 GB, and at least"):
+            storage.require_memory()
+
+
 def test_progress_tells_speed_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -39,6 +40,20 @@ UNREADABLE = (
 
 class DamagedError(Exception):
     """Files do not match the checksums that were taken when they were written."""
+
+
+def require_memory() -> None:
+    """Refuses a limit on memory (`ulimit -v`) in which JAX cannot start: it would abort, with a page that nobody understands.
+
+    What it takes to start was measured with 2 cores (1.9 GB of addresses); each core brings threads, which have stacks and heaps.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    least = int(2.5e9 + 0.25e9 * (os.cpu_count() or 1))
+    if limit != resource.RLIM_INFINITY and limit < least:
+        raise InputError(
+            f"the limit on memory (ulimit -v) is {limit / 1e9:.1f} GB, and at least {least / 1e9:.1f} GB of addresses are needed here; "
+            "raise it."
+        )
 
 
 def too_little_memory(error: MemoryError) -> str:

@@ -105,6 +105,7 @@ def main(arguments: list[str]) -> int:
         from tests.faults import children
 
         children.import_everything()
+        children.stay_inside(folder)
         return campaign(given, folder)
 
 

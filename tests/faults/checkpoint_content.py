@@ -19,22 +19,40 @@ def training_state():
 
 
 def of_run(run: Path) -> dict[str, str]:
-    """Checkpoint -> checksum of all its arrays and values, to the last bit."""
+    """Checkpoint -> checksum of all its arrays and values, to the last bit; or why it is refused."""
     from unetrep_jax import checkpoints
 
-    found = {}
-    for series in ("last", "best"):
-        for step in checkpoints.steps(run / series):
-            restored = checkpoints.restore(run / series, like=training_state(), step=step)
-            trees = {"params": restored.params, "averaged": restored.averaged, "train": restored.train}
-            found[f"{series}/{step}"] = digest(trees, [restored.data, restored.config])
-    for step in checkpoints.steps(run / "milestones"):
-        folder = run / "milestones" / str(step)
-        trees = [
-            checkpoints.open_checkpoint(folder, weights=name, say=lambda _: None).params for name in checkpoints.WEIGHTS
-        ]
-        found[f"milestones/{step}"] = digest(trees, checkpoints.read_config(folder))
-    return found
+    kinds = {"last": of_step, "best": of_step, "milestones": of_milestone}
+    steps = [(series, step) for series in kinds for step in checkpoints.steps(run / series)]
+    return {f"{series}/{step}": or_why_not(kinds[series], run / series, step) for series, step in steps}
+
+
+def or_why_not(read, series: Path, step: int) -> str:
+    """What a checkpoint holds, or the refusal to open it."""
+    from unetrep_jax.storage import InputError
+
+    try:
+        return read(series, step)
+    except InputError as error:
+        return f"refused: {error}"
+
+
+def of_step(series: Path, step: int) -> str:
+    """All that a run goes on from."""
+    from unetrep_jax import checkpoints
+
+    restored = checkpoints.restore(series, like=training_state(), step=step, say=lambda _: None)
+    trees = {"params": restored.params, "averaged": restored.averaged, "train": restored.train}
+    return digest(trees, [restored.data, restored.config])
+
+
+def of_milestone(series: Path, step: int) -> str:
+    """Parameters and their average."""
+    from unetrep_jax import checkpoints
+
+    folder = series / str(step)
+    opened = [checkpoints.open_checkpoint(folder, weights=name, say=lambda _: None) for name in checkpoints.WEIGHTS]
+    return digest([one.params for one in opened], checkpoints.read_config(folder))
 
 
 def digest(tree, values) -> str:

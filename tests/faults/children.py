@@ -188,6 +188,26 @@ def kill_after(seconds: float) -> Callable[[], None]:
     return watch
 
 
+def stay_inside(folder: Path) -> None:
+    """From now on no Python code of this process, or of its forks, may change a file elsewhere: what slips harms nobody."""
+    inside, devices = f"{folder}{os.sep}", (os.devnull, "/dev/tty", "/proc/")
+    tempfile.tempdir = str(fresh(folder / "temporary"))
+
+    def hook(event: str, arguments: tuple) -> None:
+        opens = event == "open" and len(arguments) > 2 and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if not opens and event not in (*WRITES, "os.chmod", "os.truncate", "os.symlink"):
+            return
+        if event in WRITES and any(isinstance(part, int) and part >= 0 for part in arguments[-1:]):
+            return  # relative to an open folder, as shutil.rmtree does it, which was asked itself
+        changed = {"os.rename": arguments[:2], "os.symlink": arguments[1:2]}.get(event, arguments[:1])
+        for part in changed:
+            path = os.path.abspath(os.fsdecode(part)) if isinstance(part, str | bytes | os.PathLike) else inside
+            if not f"{path}{os.sep}".startswith(inside) and not path.startswith(devices):
+                raise PermissionError(f"the campaign may not change {path}")
+
+    sys.addaudithook(hook)
+
+
 def import_everything() -> None:
     """What the scripts import, once for all forks; starts no device."""
     import grain  # noqa: F401

@@ -15,50 +15,41 @@ NAMED = "refused, or passed over, by name"
 REMADE = "made again, bit for bit, and named where it was in use"
 
 
-def flip(path: Path, chance: random.Random) -> None:
+def flip(path: Path, root: Path, chance: random.Random) -> None:
     """One byte becomes another."""
     content = bytearray(path.read_bytes())
-    if not content:
-        raise Missed(f"{path.name} is empty")
     content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
     path.write_bytes(content)
 
 
-def cut(path: Path, chance: random.Random) -> None:
+def cut(path: Path, root: Path, chance: random.Random) -> None:
     """The end is missing."""
     content = path.read_bytes()
-    if not content:
-        raise Missed(f"{path.name} is empty")
     path.write_bytes(content[: chance.randrange(len(content))])
 
 
-def empty(path: Path, chance: random.Random) -> None:
+def empty(path: Path, root: Path, chance: random.Random) -> None:
     """Nothing is left in it."""
-    if not path.stat().st_size:
-        raise Missed(f"{path.name} is empty")
     path.write_bytes(b"")
 
 
-def delete(path: Path, chance: random.Random) -> None:
+def delete(path: Path, root: Path, chance: random.Random) -> None:
     """It is gone."""
     path.unlink()
 
 
-def exchange(path: Path, chance: random.Random) -> None:
-    """Another file of the same kind has its content: that of another step, or of another array."""
-    others = [
-        other
-        for folder in path.parents[:4]
-        for other in sorted(folder.rglob(f"*{path.suffix}"))
-        if other.is_file() and other != path and other.read_bytes() != path.read_bytes()
-    ]
-    same_name = [other for other in others if other.name == path.name] or others
-    if not same_name:
+def exchange(path: Path, root: Path, chance: random.Random) -> None:
+    """It and another file below `root`, of the same name where there is one, change places: another step's, another array's."""
+    content, others = path.read_bytes(), []
+    for other in sorted(root.rglob(f"*{path.suffix}")):
+        if other.is_file() and not other.is_symlink() and other != path and other.read_bytes() != content:
+            others.append(other)
+    alike = [other for other in others if other.name == path.name] or others
+    if not alike:
         raise Missed(f"nothing to exchange {path.name} with")
-    other = chance.choice(same_name)
-    contents = path.read_bytes(), other.read_bytes()
-    path.write_bytes(contents[1])
-    other.write_bytes(contents[0])
+    other = chance.choice(alike)
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
 
 
 HARMS = (flip, cut, empty, delete, exchange)
@@ -66,44 +57,51 @@ HARMS = (flip, cut, empty, delete, exchange)
 
 def attacks(scene: Scene) -> Iterator[Attack]:
     """Each file and each harm with --long; else a part of them, spread over all kinds of files."""
-    trained = [path for path in files_of(scene.trained().folder / "run") if not hidden(path)]
-    analysed = [path for path in files_of(scene.analysed().folder / "run" / "analysis") if not hidden(path)]
+    run, analysis = scene.trained().folder / "run", scene.analysed().folder / "run" / "analysis"
+    trained, cache = files_of(run), keep_cache(scene)
     milestones = [path for path in trained if path.parts[0] == "milestones"]
     others = [path for path in trained if path.parts[0] != "milestones"]
-    yield from chosen(scene, "a run's files", TRAINED, others, lambda *harm: damage_run(scene, *harm), 14)
-    yield from chosen(scene, "milestones", NAMED, milestones, lambda *harm: damage_milestone(scene, *harm), 5)
-    yield from chosen(scene, "an analysis's files", REMADE, analysed, lambda *harm: damage_analysis(scene, *harm), 14)
-    yield from chosen(
-        scene, "a cache of decoded images", REMADE, cache_files(scene), lambda *harm: damage_cache(scene, *harm), 10
-    )
+    yield from chosen(scene, "a run's files", TRAINED, run, others, damage_run, 14)
+    yield from chosen(scene, "milestones", NAMED, run, milestones, damage_milestone, 5)
+    yield from chosen(scene, "an analysis's files", REMADE, analysis, files_of(analysis), damage_analysis, 14)
+    yield from chosen(scene, "a cache of decoded images", REMADE, cache, files_of(cache), damage_cache, 10)
     for harm in HARMS[:4]:
-        yield Attack(
-            "images in memory maps",
-            NAMED,
-            f"{harm.__name__} train.npy",
-            lambda chance, harm=harm: damage_images(scene, harm, chance),
-        )
+        name = f"{harm.__name__} train.npy"
+        yield Attack("images in memory maps", NAMED, name, lambda chance, harm=harm: damage_images(scene, harm, chance))
 
 
-def chosen(scene: Scene, row: str, promise: str, files: list[Path], act: Callable, count: int) -> Iterator[Attack]:
-    """All pairs of a file and a harm, or so many of them."""
-    pairs = [(path, harm) for path in files for harm in HARMS]
+def chosen(
+    scene: Scene, row: str, promise: str, root: Path, files: list[Path], act: Callable, count: int
+) -> Iterator[Attack]:
+    """All pairs of a file and a harm that can hit it, or so many of them."""
+    of_content = (flip, cut, empty)  # which an empty file has not
+    pairs = [(path, harm) for path in files for harm in HARMS if harm not in of_content or (root / path).stat().st_size]
     if not scene.long:
         pairs = random.Random(f"{scene.seed} {row}").sample(pairs, min(count, len(pairs)))
     for path, harm in pairs:
-        yield Attack(
-            row, promise, f"{harm.__name__} {path}", lambda chance, path=path, harm=harm: act(path, harm, chance)
-        )
+        name = f"{harm.__name__} {path}"
+        yield Attack(row, promise, name, lambda chance, path=path, harm=harm: act(scene, path, harm, chance))
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Paths, below a folder, of all its files."""
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    """Paths, below a folder, of all its files but locks, which are empty, and names of figures that an earlier report drew."""
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not path.name.endswith(".lock") and path.name != ".figures.json"]
 
 
-def hidden(path: Path) -> bool:
-    """Locks are empty; names of figures drawn before hold nothing that is shown."""
-    return path.name in (".lock", ".figures.json")
+def keep_cache(scene: Scene) -> Path:
+    """A cache of decoded images, beside the arena."""
+    Preparation(scene).reference()
+    kept = scene.folder / "references" / "cache"
+    children.remove(kept)
+    return Path(shutil.copytree(scene.arena, kept))
+
+
+def user_of(folder: str) -> str:
+    """The stage that keeps something in this folder, which is read only when that is made; for another folder, no stage's name."""
+    from unetrep_jax.stages.running import STAGES
+
+    return next((name for name, stage in STAGES.items() if folder in stage.keeps), "no stage")
 
 
 def named(result: children.Result, path: Path) -> bool:
@@ -116,7 +114,7 @@ def damage_run(scene: Scene, path: Path, harm: Callable, chance: random.Random) 
     """Then the same command again: of a finished run, whose newest checkpoint it must come back to."""
     reference = scene.trained()
     scene.lay(reference)
-    harm(scene.run / path, chance)
+    harm(scene.run / path, scene.run, chance)
     result = scene.do(scene.training())
     require_no_traceback(result)
     require(result.code == 0, f"not taken up: code {result.code}, {result.err[-600:]}")
@@ -135,7 +133,7 @@ def damage_run(scene: Scene, path: Path, harm: Callable, chance: random.Random) 
 def damage_milestone(scene: Scene, path: Path, harm: Callable, chance: random.Random) -> None:
     """A milestone is opened by an analysis."""
     scene.lay(scene.trained())
-    harm(scene.run / path, chance)
+    harm(scene.run / path, scene.run, chance)
     milestone = scene.run / Path(*path.parts[:2])
 
     def opened() -> str:
@@ -160,27 +158,22 @@ def damage_analysis(scene: Scene, path: Path, harm: Callable, chance: random.Ran
     """Then the same command again, which makes what was damaged anew."""
     reference = scene.analysed()
     scene.lay(reference)
-    harm(scene.run / "analysis" / path, chance)
+    harm(scene.run / "analysis" / path, scene.run / "analysis", chance)
     changed = same.analysis_content(scene.run) != reference.content
     if not changed:
         raise Missed("nothing changed")
+    children.remove(scene.run / "analysis" / user_of(path.parts[0]))
     result = scene.do(scene.analysis())
     require_no_traceback(result)
     require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
 
 
-def cache_files(scene: Scene) -> list[Path]:
-    """The files of a cache of decoded images."""
-    Preparation(scene).reference()
-    return [path for path in files_of(scene.arena) if not path.name.endswith(".lock")]
-
-
 def damage_cache(scene: Scene, path: Path, harm: Callable, chance: random.Random) -> None:
     """Then the images are opened again."""
     preparation = Preparation(scene)
     reference = preparation.reference()
-    harm(scene.arena / path, chance)
+    harm(scene.arena / path, scene.arena, chance)
     again = preparation.start().wait()
     require(again.code == 0, f"code {again.code}: {again.err[-600:]}")
     same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")
@@ -191,7 +184,7 @@ def damage_images(scene: Scene, harm: Callable, chance: random.Random) -> None:
     """A run's own array of training images changes between two commands."""
     scene.lay(scene.trained())
     images = Path(shutil.copy(scene.place.folder / "train.npy", scene.arena / "train.npy"))
-    harm(images, chance)
+    harm(images, scene.arena, chance)
     result = scene.do(scene.training(data__train_path=images))
     require_no_traceback(result)
     lines = result.err.splitlines()

@@ -103,6 +103,7 @@ def judge(scene: Scene, command: list[str], extra: list[str], result: children.R
         part for argument in extra for part in (argument.partition("=")[0].removeprefix("--config."), argument[:20])
     ]
     words += [word.rpartition(".")[2] for word in words if "." in word] + [word.partition("_")[0] for word in words]
+    words += ["argument"]  # of the command line, where that is not read as settings
     require(any(word and word in last for word in words), f"names none of {words[:6]}: {shown}")
 
 

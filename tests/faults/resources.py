@@ -48,7 +48,7 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     yield Attack("slow data", SAME, "every file takes 20 ms", lambda chance: slow_data(scene))
     for number in range(scene.many(2, 20)):
         yield Attack("data that goes away", LINE, f"moment {number}", lambda chance: vanishing_data(scene, chance))
-    for gigabytes in (0.3, 1, 2, 4, 8) if scene.long else (1, 4):
+    for gigabytes in (0.7, 1, 2, 4, 8) if scene.long else (1, 4):
         for what in ("train.py", "analyze.py"):
             yield Attack(
                 "too little memory",

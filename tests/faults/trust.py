@@ -5,7 +5,9 @@ import functools
 import http.server
 import io
 import json
+import os
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.faults import children, same
-from tests.faults.attack import Attack, require, require_no_traceback
+from tests.faults.attack import Attack, Missed, require, require_no_traceback
 from tests.faults.preparation import make_pictures
-from tests.faults.scene import Scene
+from tests.faults.scene import STAGES, Scene
 
 NEVER_RUN = "the planted object is never unpickled"
 NO_CODE = "no module of the program unpickles, or runs text that it read"
@@ -122,16 +124,34 @@ def planted(scene: Scene, path: Path) -> None:
     else:
         np.save(content, bad)
     target.write_bytes(content.getvalue())
+    covered = fit_checksums(target)
+    analysis = scene.run / "analysis"
+    for stage in STAGES:  # what reads it is made anew; what it belongs to stays
+        children.remove(analysis / stage / "section.json" if analysis / stage in target.parents else analysis / stage)
+    opened = scene.folder / "opened"
+    opened.write_bytes(b"")
+
+    def watch() -> None:
+        file = os.open(opened, os.O_WRONLY | os.O_APPEND)
+        found = str(target)
+        sys.addaudithook(lambda event, given: event == "open" and str(given[0]) == found and os.write(file, b"."))
+
+    result = scene.do(scene.analysis(), watch)
+    require(not (scene.folder / "executed").exists(), f"the planted object was unpickled: {result.err[-300:]}")
+    if opened.stat().st_size <= covered:
+        raise Missed("nothing reads it again")
+
+
+def fit_checksums(target: Path) -> int:
+    """Makes the checksums of the folders that a file lies in fit it; returns how many there are."""
     from unetrep_jax import storage
 
-    for folder in target.parents[:2]:
-        record = folder / storage.COMPLETE
-        if record.exists():
-            written = json.loads(record.read_text())
-            written["sha256"][str(target.relative_to(folder))] = storage.sha256(target)
-            record.write_text(json.dumps(written))
-    result = scene.do(scene.analysis("--redo", "explorer"))
-    require(not (scene.folder / "executed").exists(), f"the planted object was unpickled: {result.err[-300:]}")
+    records = [folder / storage.COMPLETE for folder in target.parents[:2] if (folder / storage.COMPLETE).exists()]
+    for record in records:
+        written = json.loads(record.read_text())
+        written["sha256"][str(target.relative_to(record.parent))] = storage.sha256(target)
+        record.write_text(json.dumps(written))
+    return len(records)
 
 
 def names(scene: Scene, chance: random.Random) -> None:
