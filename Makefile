@@ -1,7 +1,8 @@
 # make demo: installs, trains a small denoiser on bundled photographs, analyses it and then, in little, the trained model of
 # pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
-# Both build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
+# make faults: installs, attacks every command and prints what survived (docs/reliability.md); LONG=1 makes all attacks, for hours.
+# All build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -13,7 +14,7 @@ LITTLE := --config.analysis.images=64 "--config.analysis.sigmas=(0.0,50.0,100.0)
   "--config.analysis.clusters=(4,)" --config.analysis.untrained_images=64 --config.analysis.memory_images=64 \
   --config.analysis.spectrum_images=2000 --config.analysis.copy_images=1000 --config.analysis.samples=4 --config.analysis.sample_beta=0.4
 
-.PHONY: demo test lint install clean
+.PHONY: demo test faults lint install clean
 
 demo: $(INSTALLED)
 	@# A demo of an older version, which the new settings would not continue (exit code 2), is made anew.
@@ -24,6 +25,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@# A worker for each core, four at most; a file's tests stay together, for they share what is slow to make; slow files first.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+faults: $(INSTALLED)
+	$(BIN)/python -m tests.faults $(if $(LONG),--long) $(FAULTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -293,6 +293,13 @@ def main(argv: list[str]) -> int:
     except MemoryError as error:
         print(f"analyze.py: {storage.too_little_memory(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        from unetrep_jax import devices
+
+        if not (why := devices.explain(error)):
+            raise
+        print(f"analyze.py: {why}", file=sys.stderr)
+        return 2
     except (InputError, OSError) as error:
         print(f"analyze.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -35,6 +35,7 @@ FREE = (
     "data.validation_path",
     "evaluate.every",
 )
+MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
 LOST = 3  # exit code: another process, or memory
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
@@ -104,6 +105,8 @@ def check(config: Any) -> None:
     for key in ("train.warmup_steps", "train.clip_norm"):
         if settings[key] < 0:
             raise InputError(f"{key} must be 0 or more; got {settings[key]}.")
+    if config.evaluate.levels > MOST_LEVELS:
+        raise InputError(f"evaluate.levels must be {MOST_LEVELS:,} or less; got {config.evaluate.levels}.")
     if config.evaluate.sigma_max < config.evaluate.sigma_min:
         raise InputError(
             f"evaluate.sigma_max must not be below evaluate.sigma_min; got {config.evaluate.sigma_max} and "
@@ -153,9 +156,12 @@ def settings_of(workdir: Path) -> dict[str, Any]:
     from unetrep_jax import checkpoints
 
     try:
-        return dict(configs.flatten(storage.read_json(workdir / "config.json")))
+        found = dict(configs.flatten(storage.read_json(workdir / "config.json")))
+        damage = "" if "train.batch_size" in found else "it holds something else"
     except (OSError, ValueError, AttributeError) as error:
         damage = " ".join(str(error).split())
+    if not damage:
+        return found
     for step in reversed(checkpoints.steps(workdir / "last")):
         if settings := checkpoints.read_config(workdir / "last" / str(step)):
             print(f"{workdir / 'config.json'} is damaged ({damage}); the settings of step {step:,} are used.", file=sys.stderr)

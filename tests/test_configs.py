@@ -94,7 +94,7 @@ def test_what_is_no_usable_value_is_refused_in_one_line(key, text):
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("value", ["float('inf')", "float('nan')", "2**70"])
+@pytest.mark.parametrize("value", ["float('inf')", "float('nan')"])
 def test_numbers_that_are_none_are_refused_in_a_configuration_file_too(tmp_path, value):
     file = tmp_path / "mine.py"
     file.write_text(

@@ -86,7 +86,7 @@ CASES = {
     "depth in a list": changed("model.mid_depth", "(1, 2)", model__mid_depth="(1,2)"),
     "depth without end": changed("model.mid_depth", "1,000", model__mid_depth=10**12),
     "channels without end": changed("model.channels", "65,536", model__channels="(4,1000000000)"),
-    "levels without end": changed("not enough memory", evaluate__levels=10**14),
+    "levels without end": changed("evaluate.levels", "1,000", evaluate__levels=10**14),
     "crops without end": changed("data.train_crops", "10,000,000", data__source="photographs", data__train_crops=10**12),
     "devices without end": changed("devices.cpu_devices", "256", devices__cpu_devices=10**7),
     "empty run folder": train("--config", DEFAULT, "--workdir=", says=("--workdir is empty",)),

@@ -290,6 +290,8 @@ def test_arrays_of_which_any_byte_changed_are_not_there(tmp_path):
         path.write_bytes(content[:end])
         assert storage.read_arrays(path) is None
     assert storage.read_arrays(tmp_path / "none.npz") is None
+    path.write_bytes(content)
+    assert storage.read_arrays(path.rename(tmp_path / "another.npz")) is None
 
 
 class Planted:

@@ -51,8 +51,8 @@ def require_memory() -> None:
     least = int(2.5e9 + 0.25e9 * (os.cpu_count() or 1))
     if limit != resource.RLIM_INFINITY and limit < least:
         raise InputError(
-            f"the limit on memory (ulimit -v) is {limit / 1e9:.1f} GB, and at least {least / 1e9:.1f} GB of addresses are needed here; "
-            "raise it."
+            f"the limit on memory (ulimit -v) is {limit / 1e9:.1f} GB, and at least {least / 1e9:.1f} GB of addresses are needed "
+            "here; raise it."
         )
 
 
@@ -86,25 +86,25 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
-    """Writes an uncompressed .npz file atomically, with a checksum of all arrays, named sha256."""
+    """Writes an uncompressed .npz file atomically, with a checksum of all arrays and the file's own name, called sha256."""
     content, arrays = io.BytesIO(), {name: np.asarray(value) for name, value in arrays.items()}
-    np.savez(content, **arrays, sha256=_checksum(arrays))
+    np.savez(content, **arrays, sha256=_checksum(arrays, Path(path).name))
     write_atomically(path, content.getvalue())
 
 
 def read_arrays(path: Path | str) -> dict[str, np.ndarray] | None:
-    """What `write_arrays` wrote; None where there is no such file, or it is damaged."""
+    """What `write_arrays` wrote; None where there is no such file, it is damaged, or it was another file."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved.files}
-        return arrays if str(arrays.pop("sha256")) == _checksum(arrays) else None
+        return arrays if str(arrays.pop("sha256")) == _checksum(arrays, Path(path).name) else None
     except UNREADABLE:
         return None
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hex sha256 of arrays: their names, types, shapes and values."""
-    digest = hashlib.sha256()
+def _checksum(arrays: Mapping[str, np.ndarray], file: str) -> str:
+    """Hex sha256 of a file's name and its arrays: their names, types, shapes and values."""
+    digest = hashlib.sha256(file.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

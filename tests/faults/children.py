@@ -173,6 +173,19 @@ def signal_at_write(position: int, folder: Path, number: int) -> Callable[[], No
     return lambda: on_write(folder, send)
 
 
+def freeze_at(position: int, folder: Path, sign: Path) -> Callable[[], None]:
+    """For `before`: right before its so manieth file operation below a folder, makes the folder `sign` and waits until it goes."""
+
+    def wait(count: int) -> None:
+        if count == position:
+            sign.mkdir()
+            give_up = time.monotonic() + PATIENCE / 2
+            while sign.exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
+
+    return lambda: on_write(folder, wait)
+
+
 def kill_after(seconds: float) -> Callable[[], None]:
     """For `before`: another process kills this one after so many seconds, wherever it is then."""
 

@@ -4,7 +4,7 @@ import ast
 import json
 import random
 import signal
-import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,11 +68,14 @@ def analyse(scene: Scene, chance: random.Random) -> None:
 def typed(scene: Scene, chance: random.Random) -> None:
     """The same in a new process of its own."""
     command, extra = edited(scene, chance, chance.choice(["train.py", "analyze.py"]))
-    script = [children.sys.executable, str(children.ROOT / command[0]), *map(str, command[1:])]
-    done = subprocess.run(
-        script, cwd=scene.arena, capture_output=True, text=True, errors="replace", timeout=children.PATIENCE
-    )
-    judge(scene, command, extra, children.Result(done.returncode, done.stdout, done.stderr, 0.0))
+    process = scene.place.start(command)
+    give_up = time.monotonic() + ENOUGH
+    process.wait_until(lambda: time.monotonic() > give_up)
+    asked = process.popen.poll() is None
+    process.popen.terminate()
+    result = process.wait(ENOUGH)
+    code = 0 if asked and result.code == -signal.SIGTERM else result.code
+    judge(scene, command, extra, children.Result(code, result.out, result.err, 0.0))
 
 
 def until_enough(child: children.Child) -> children.Result:
@@ -103,7 +106,8 @@ def judge(scene: Scene, command: list[str], extra: list[str], result: children.R
         part for argument in extra for part in (argument.partition("=")[0].removeprefix("--config."), argument[:20])
     ]
     words += [word.rpartition(".")[2] for word in words if "." in word] + [word.partition("_")[0] for word in words]
-    words += ["argument"]  # of the command line, where that is not read as settings
+    words += [argument.partition("=")[2][:20] for argument in extra]
+    words += ["argument", "not enough memory"]  # of the command line; of sizes beyond any machine's
     require(any(word and word in last for word in words), f"names none of {words[:6]}: {shown}")
 
 

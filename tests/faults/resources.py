@@ -200,7 +200,7 @@ def numbers(scene: Scene, run: Path, changed: dict[str, object]) -> bytes:
     require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
     command = scene.place.analysis(run, "--only", "architecture")
     result = scene.do(command)
-    require(result.code == 0 and str(run) in result.out, f"analysis: code {result.code}: {result.err[-600:]}")
+    require(result.code == 0 and "report: " in result.out, f"analysis: code {result.code}: {result.err[-600:]}")
     require((run / "analysis" / "report.html").stat().st_size > 0, "no report")
     return (run / "metrics.jsonl").read_bytes()
 

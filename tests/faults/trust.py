@@ -173,7 +173,7 @@ def names(scene: Scene, chance: random.Random) -> None:
 def outside(scene: Scene) -> dict[str, str]:
     """What lies in the scene beside the arena and the caches that commands may write."""
     found = same.folder_content(scene.folder)
-    mine = ("arena/run/analysis", "arena/weird", "programs/", "place/cache/", "named/")
+    mine = ("arena/run/analysis", "arena/weird", "programs/", "place/cache/", "named/", "temporary/")
     return {name: checksum for name, checksum in found.items() if not name.startswith(mine)}
 
 

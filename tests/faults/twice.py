@@ -1,17 +1,18 @@
 """Two at once: two runs in one folder, two analyses of one checkpoint, a cache that two processes need."""
 
 import json
-import os
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
-from tests.faults import same
+from tests.faults import children, same
 from tests.faults.attack import Attack, Missed, require, require_one_line
 from tests.faults.preparation import Preparation
 from tests.faults.scene import Scene
 
 REFUSED = "the second is refused with one line, the first ends as if it had been alone"
 WAITS = "the second waits, and both get the same"
+TAKEN = 10  # file operations, after which a command has taken its folder
 APART = "both end as if they had been alone"
 
 
@@ -29,83 +30,77 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         )
 
 
+def frozen(scene: Scene, begin: Callable, moment: int) -> children.Child:
+    """A command that stands still right before so manieth file operation, until `release`."""
+    sign = scene.folder / "frozen"
+    children.remove(sign)
+    first = begin(children.freeze_at(moment, scene.arena, sign))
+    if not first.wait_until(sign.exists):
+        raise Missed("the first had ended")
+    return first
+
+
+def release(scene: Scene, first: children.Child) -> None:
+    """Lets it go on, to a good end."""
+    children.remove(scene.folder / "frozen")
+    result = first.wait()
+    require(result.code == 0, f"the first ended with {result.code}: {result.err[-600:]}")
+
+
 def two_runs(scene: Scene, chance: random.Random) -> None:
-    """The second begins while the first trains."""
+    """The second begins while the first is anywhere behind its first file operations, with which it takes the folder."""
     reference = scene.trained()
     scene.clear()
-    first = scene.start(scene.training())
-    log, lines = scene.run / "metrics.jsonl", chance.randint(1, 12)
-    if not first.wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= lines):
-        raise Missed("the first had ended")
-    second = scene.start(scene.training()).wait()
-    if first.poll() is not None:
-        raise Missed("the first had ended")
+    moment = chance.randint(TAKEN, reference.writes)
+    first = frozen(scene, lambda before: scene.start(scene.training(), before), moment)
+    second = scene.do(scene.training())
+    release(scene, first)
     require_one_line(second, "train.py", "in use by another process")
-    require(first.wait().code == 0, f"the first ended with {first.wait().code}: {first.printed(1)[-600:]}")
     same.require_same(same.run_content(scene.run), reference.content, "the run")
     same.require_tidy(scene.arena)
 
 
 def two_analyses(scene: Scene, chance: random.Random) -> None:
-    """The second begins while the first is at some stage."""
+    """The same of two analyses, all of whose stages are to be made."""
     reference = scene.analysed()
     scene.lay(scene.trained())
-    stages = chance.randint(0, 3)
-    first = scene.start(scene.analysis())
-    lock = scene.run / "analysis" / ".lock"
-    if not first.wait_until(lambda: lock.exists() and first.printed().count(": done") >= stages):
-        raise Missed("the first had ended")
-    second = scene.start(scene.analysis()).wait()
-    if first.poll() is not None:
-        raise Missed("the first had ended")
+    moment = chance.randint(TAKEN, reference.writes)
+    first = frozen(scene, lambda before: scene.start(scene.analysis(), before), moment)
+    second = scene.do(scene.analysis())
+    release(scene, first)
     require_one_line(second, "analyze.py", "in use by another process")
-    require(first.wait().code == 0, f"the first ended with {first.wait().code}: {first.printed(1)[-600:]}")
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
     same.require_tidy(scene.arena)
 
 
 def two_caches(scene: Scene, chance: random.Random) -> None:
-    """Three processes open the same images; the first is slow, so that the others meet it."""
+    """Three processes open the same images, of which the first stands still for a while."""
     preparation = Preparation(scene)
     reference = preparation.reference()
     scene.clear()
-    moment, counted = chance.randint(1, reference.writes), []
-
-    def pause() -> None:
-        from tests.faults import children
-
-        children.on_write(scene.arena, lambda count: children.time.sleep(1.0) if count == moment else None)
-
-    first = preparation.start(pause)
-    if not first.wait_until(lambda: any(scene.arena.iterdir())):
-        raise Missed("the first had ended")
+    first = frozen(scene, preparation.start, chance.randint(1, reference.writes))
     others = [preparation.start() for _ in range(2)]
-    met = first.poll() is None
-    for child in (first, *others):
+    time.sleep(0.5)
+    release(scene, first)
+    sums = [json.loads(first.printed())["sum"]]
+    for child in others:
         result = child.wait()
         require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
-        counted.append(json.loads(result.out)["sum"])
-    require(len(set(counted)) == 1, f"they got different images: {counted}")
+        sums.append(json.loads(result.out)["sum"])
+    require(len(set(sums)) == 1, f"they got different images: {sums}")
     same.require_same(same.folder_content(scene.arena), reference.content, "the cache")
     same.require_tidy(scene.arena)
-    if not met:
-        raise Missed("the first had ended before the others began")
 
 
 def analysis_beside(scene: Scene, chance: random.Random) -> None:
-    """A checkpoint is analysed, into another folder, while its run goes on and removes old ones."""
+    """A run is analysed, into another folder, while it stands still somewhere in its second half; then it goes on."""
     reference = scene.trained()
     scene.clear()
-    first = scene.start(scene.training())
-    if not first.wait_until(lambda: any((scene.run / "best").glob("[0-9]*"))):
-        raise Missed("the first had ended")
-    command = scene.analysis("--outdir", scene.arena / "out")
-    command[command.index("--only") + 1 : command.index("--only") + 5] = ["architecture"]
-    second = scene.start(command)
-    met, result = first.poll() is None, second.wait()
-    require(result.code == 0, f"the analysis: code {result.code}, {result.err[-600:]}")
-    require(first.wait().code == 0, f"the run: {first.printed(1)[-600:]}")
+    moment = chance.randint(reference.writes // 2, reference.writes)
+    first = frozen(scene, lambda before: scene.start(scene.training(), before), moment)
+    command = scene.place.analysis(scene.run, "--outdir", scene.arena / "out", "--only", "architecture")
+    second = scene.do(command)
+    release(scene, first)
+    require(second.code == 0, f"the analysis: code {second.code}, {second.err[-600:]}")
+    require((scene.arena / "out" / "report.html").stat().st_size > 0, "no report")
     same.require_same(same.run_content(scene.run), reference.content, "the run")
-    require((scene.arena / "out" / "report.html").stat().st_size > 0 and os.access(scene.arena, os.W_OK), "no report")
-    if not met:
-        raise Missed("the run had ended")
