@@ -535,10 +535,10 @@ class Loop:
         self.step = int(state.step)
         devices.check_same(self.step, f"the step to go on from in {run.workdir}")
         run.workdir.mkdir(parents=True, exist_ok=True)
+        if devices.process_index() == 0:  # before anything else that makes this a run's folder: killed then, it still is that run's
+            storage.write_json(run.workdir / "config.json", configs.plain(config))
         self.last = checkpoints.Series(run.workdir / "last", keep=config.checkpoint.keep)
         self.best = checkpoints.Series(run.workdir / "best", keep=2)
-        if devices.process_index() == 0:
-            storage.write_json(run.workdir / "config.json", configs.plain(config))
         for series in (self.last, self.best):
             series.discard_after(self.step)
         self.state = devices.replicate(state)
@@ -672,7 +672,7 @@ def discard_run(workdir: Path) -> None:
     """Removes a run's own files from its folder, and nothing else; all processes wait until it is done."""
     from unetrep_jax import devices
 
-    for name in RUN_FILES if devices.process_index() == 0 else ():
+    for name in reversed(RUN_FILES) if devices.process_index() == 0 else ():  # config.json last: until then it is a run
         path = workdir / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     devices.barrier("the old run is discarded")

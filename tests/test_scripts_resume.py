@@ -75,6 +75,7 @@ def metrics(run: Path) -> list[dict]:
 # Killed.
 
 MOMENTS = {
+    "before there is a series of best checkpoints": Moment(KILL, "os.mkdir", r"run/best$"),
     "before the first step": Moment(KILL, "open", r"metrics\.jsonl$"),
     "as the first checkpoint begins": Moment(KILL, "os.mkdir", r"last/\.4\.writing"),
     "before the first checkpoint gets its name": Moment(KILL, "os.rename", r"last/4$"),
@@ -267,6 +268,15 @@ def test_fresh_discards_the_run_and_nothing_else(place, copy):
     assert checkpoints.steps(copy / "last") == [4, 8]
     assert len(list((copy / "tensorboard").iterdir())) == 1
     assert (copy / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["best", "last", "tensorboard"])
+def test_fresh_killed_while_it_discards_a_run_goes_on_with_the_same_command(place, copy, name):
+    command = [*place.training(copy, train__epochs=1), "--fresh"]
+    assert place.run_fork(command, [Moment(KILL, "shutil.rmtree", rf"run/{name}$")]).code == -KILL
+    result = place.run_fork(command)
+    assert (result.code, result.err) == (0, "")
+    assert checkpoints.steps(copy / "last") == [4, 8]
 
 
 @pytest.mark.parametrize("setting", ["train__schedule", "train__weight", "train__start_from", "model__norm"])
