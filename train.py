@@ -240,7 +240,10 @@ def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
         raise InputError(
             f"train.start_from = {source} lies in the run's own folder {run.workdir}; use another --workdir."
         )
-    opened = checkpoints.open_checkpoint(source, say=say)
+    try:
+        opened = checkpoints.open_checkpoint(source, say=say)
+    except InputError as error:
+        raise InputError(f"train.start_from = {source}: {error}") from error
     wanted = jax.eval_shape(functools.partial(models.init_params, run.model), key)
     if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, wanted):
         raise InputError(

@@ -126,7 +126,7 @@ CASES = {
     "array of another type": changed("float32 [64, 12, 12, 1]", "uint8 [n, 12, 12, 1]", data__train_path="{shelf}/float.npy"),
     "array of another shape": changed("[64, 24, 24, 1]", "data.image_size", data__train_path="{shelf}/large.npy"),
     "labels of another length": changed("[7]", "[24]", data__validation_labels="{shelf}/labels.npy"),
-    "nothing to start from": changed("{shelf}/gone", "no folder", train__start_from="{shelf}/gone"),
+    "nothing to start from": changed("train.start_from", "{shelf}/gone", "no folder", train__start_from="{shelf}/gone"),
     "another network to start from": changed("train.start_from", "model", train__start_from="{run}", model__mid_depth=2),
     "no devices": analyze(
         "--ckpt", "{shelf}/gone", "--config.devices.cpu_devices=0", says=("devices.cpu_devices must be 1 or more; got 0",)

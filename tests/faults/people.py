@@ -93,7 +93,7 @@ def judge(scene: Scene, command: list[str], extra: list[str], result: children.R
     require_no_traceback(result)
     require(result.code in (0, 1, 2), shown)
     if result.code == 0:
-        if command[0] == "train.py" and (scene.run / "config.json").exists():
+        if command[0] == "train.py":
             require_as_typed(json.loads((scene.run / "config.json").read_text()), extra)
         return
     last = result.err.splitlines()[-1] if result.err else ""
@@ -106,7 +106,7 @@ def judge(scene: Scene, command: list[str], extra: list[str], result: children.R
         part for argument in extra for part in (argument.partition("=")[0].removeprefix("--config."), argument[:20])
     ]
     words += [word.rpartition(".")[2] for word in words if "." in word] + [word.partition("_")[0] for word in words]
-    words += [argument.partition("=")[2][:20] for argument in extra]
+    words += [value[:20] for argument in extra if len(value := argument.partition("=")[2]) > 2]
     words += ["argument", "not enough memory"]  # of the command line; of sizes beyond any machine's
     require(any(word and word in last for word in words), f"names none of {words[:6]}: {shown}")
 
