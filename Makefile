@@ -2,7 +2,8 @@
 # pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
 # make bench TORCH_PYTHON=PATH: times this program against PyTorch, in less than ten minutes; see benchmarks/README.md.
-# Both build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
+# make faults: installs, attacks every command and prints what survived (docs/reliability.md); LONG=1 makes all attacks, for hours.
+# All build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -16,7 +17,7 @@ LITTLE := --config.analysis.images=64 "--config.analysis.sigmas=(0.0,50.0,100.0)
   "--config.analysis.clusters=(4,)" --config.analysis.untrained_images=64 --config.analysis.memory_images=64 \
   --config.analysis.spectrum_images=2000 --config.analysis.copy_images=1000 --config.analysis.samples=4 --config.analysis.sample_beta=0.4
 
-.PHONY: demo test bench lint install clean
+.PHONY: demo test bench faults lint install clean
 
 demo: $(INSTALLED)
 	@# A demo of an older version, which the new settings would not continue (exit code 2), is made anew.
@@ -31,6 +32,9 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	@[ -n "$(TORCH_PYTHON)" ] || { echo "make bench needs TORCH_PYTHON=PATH: a Python that has benchmarks/requirements.txt." >&2; exit 2; }
 	$(BIN)/python benchmarks/compare.py --bench --device cpu --minutes 8 --torch-python "$(TORCH_PYTHON)" $(BENCH_FLAGS)
+
+faults: $(INSTALLED)
+	$(BIN)/python -m tests.faults $(if $(LONG),--long) $(FAULTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
+from unetrep_jax import storage
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
@@ -79,6 +80,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
             raise InputError(f"stage {name!r} is unknown. Known: {', '.join(STAGES)}.")
     if arguments.ckpt == "":
         raise InputError("--ckpt is empty; give a run folder or a checkpoint, or leave it out for the reference model.")
+    for name in ("weights", "images", "outdir"):
+        if getattr(arguments, name) == "":
+            raise InputError(f"--{name} is empty; give a value, or leave it out.")
     arguments.ckpt = arguments.ckpt or str(REFERENCE)
     for argument in rest:
         if argument.startswith("--config.") and not argument.startswith(CHANGEABLE):
@@ -177,10 +181,10 @@ def course(run: Path, analysed: Any) -> dict[str, Any]:
     """A run's name -> its milestones, which take the analysed images; nothing for a run that has none yet."""
     from unetrep_jax import checkpoints
 
-    kept = [run / "milestones" / str(step) for step in checkpoints.steps(run / "milestones")]
+    kept = checkpoints.step_folders(run / "milestones")
     plain = {folder: checkpoints.read_config(folder) for folder in kept}
-    if bad := [folder for folder, settings in plain.items() if not settings]:
-        raise InputError(f"{bad[0]} is damaged: its configuration cannot be read; remove it, and the others are shown.")
+    if bad := [folder for folder, settings in plain.items() if not settings or not checkpoints.is_sealed(folder)]:
+        raise InputError(f"{bad[0]} is damaged: its configuration or manifest cannot be read; remove it, and the others are shown.")
     if not kept:
         return {}
     config = configs.from_plain(plain[kept[0]])
@@ -273,6 +277,7 @@ def facts(config: Any, opened: Any, images: Any, path: str, argv: list[str]) -> 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 2 bad input or no space; errors are one line."""
     try:
+        storage.require_memory()
         context, arguments = open_everything(argv)
         from unetrep_jax import stages
 
@@ -286,6 +291,16 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("analyze.py: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        print(f"analyze.py: {storage.too_little_memory(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        from unetrep_jax import devices
+
+        if not (why := devices.explain(error)):
+            raise
+        print(f"analyze.py: {why}", file=sys.stderr)
+        return 2
     except (InputError, OSError) as error:
         print(f"analyze.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

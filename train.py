@@ -7,8 +7,10 @@ SIGTERM save first.
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -33,6 +35,8 @@ FREE = (
     "data.validation_path",
     "evaluate.every",
 )
+MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
+LOST = 3  # exit code: another process, or memory
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
 
@@ -69,6 +73,8 @@ def parse(argv: list[str]) -> tuple[Any, Path, bool]:
     parser.add_argument("--workdir", help="run folder (default: runs/<name of the configuration>)")
     parser.add_argument("--fresh", action="store_true", help="discard the run that is in the folder, and start again")
     known, rest = parser.parse_known_args(argv)
+    if known.workdir == "":
+        raise InputError("--workdir is empty; give a folder, or leave it out for runs/<name of the configuration>.")
     config = configs.load(known.config)
     configs.override(config, rest)
     return config, Path(known.workdir or f"runs/{Path(known.config).stem}"), known.fresh
@@ -90,6 +96,7 @@ def check(config: Any) -> None:
         "evaluate.batch_size",
         "evaluate.levels",
         "evaluate.sigma_min",
+        "evaluate.sigma_max",
         "checkpoint.every",
         "log.every",
         "devices.cpu_devices",
@@ -98,6 +105,8 @@ def check(config: Any) -> None:
     for key in ("train.warmup_steps", "train.clip_norm"):
         if settings[key] < 0:
             raise InputError(f"{key} must be 0 or more; got {settings[key]}.")
+    if config.evaluate.levels > MOST_LEVELS:
+        raise InputError(f"evaluate.levels must be {MOST_LEVELS:,} or less; got {config.evaluate.levels}.")
     if config.evaluate.sigma_max < config.evaluate.sigma_min:
         raise InputError(
             f"evaluate.sigma_max must not be below evaluate.sigma_min; got {config.evaluate.sigma_max} and "
@@ -128,10 +137,7 @@ def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
 
     if not any((workdir / name).exists() for name in RUN_FILES):
         return
-    try:
-        before = dict(configs.flatten(storage.read_json(workdir / "config.json")))
-    except (OSError, ValueError, AttributeError):
-        before = {}
+    before = settings_of(workdir)
     if "train.batch_size" not in before:
         raise InputError(
             f"{workdir} holds {', '.join(RUN_FILES)} or some of them, but no run of this program; use another --workdir."
@@ -143,6 +149,24 @@ def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
             f"{workdir} has checkpoints in best/ but none in last/ to go on from; use another --workdir, or --fresh."
         )
     check_same_experiment(config, workdir, before)
+
+
+def settings_of(workdir: Path) -> dict[str, Any]:
+    """The settings of the run in a folder: `config.json`, or where that is damaged, those of the newest checkpoint that is not."""
+    from unetrep_jax import checkpoints
+
+    try:
+        found = dict(configs.flatten(storage.read_json(workdir / "config.json")))
+        damage = "" if "train.batch_size" in found else "it holds something else"
+    except (OSError, ValueError, AttributeError) as error:
+        damage = " ".join(str(error).split())
+    if not damage:
+        return found
+    for step in reversed(checkpoints.steps(workdir / "last")):
+        if settings := checkpoints.read_config(workdir / "last" / str(step)):
+            print(f"{workdir / 'config.json'} is damaged ({damage}); the settings of step {step:,} are used.", file=sys.stderr)
+            return dict(configs.flatten(settings))
+    return {}
 
 
 def check_same_experiment(config: Any, workdir: Path, before: dict[str, Any]) -> None:
@@ -216,7 +240,10 @@ def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
         raise InputError(
             f"train.start_from = {source} lies in the run's own folder {run.workdir}; use another --workdir."
         )
-    opened = checkpoints.open_checkpoint(source, say=say)
+    try:
+        opened = checkpoints.open_checkpoint(source, say=say)
+    except InputError as error:
+        raise InputError(f"train.start_from = {source}: {error}") from error
     wanted = jax.eval_shape(functools.partial(models.init_params, run.model), key)
     if jax.tree.map(lambda leaf: leaf.shape, opened.params) != jax.tree.map(lambda leaf: leaf.shape, wanted):
         raise InputError(
@@ -318,8 +345,8 @@ class Evaluation:
 class Log:
     """`metrics.jsonl`, TensorBoard and one line on the screen. Only process 0 writes."""
 
-    def __init__(self, run: Run, step: int):
-        """Opens the logs so that the next line is that of the first step after `step`."""
+    def __init__(self, run: Run, step: int, checksum: str | None):
+        """Opens the logs so that the next line is that of the first step after `step`; says so where `checksum` is of others."""
         from unetrep_jax import devices
 
         self._writes = devices.process_index() == 0
@@ -327,15 +354,29 @@ class Log:
         if not self._writes:
             return
         path = run.workdir / "metrics.jsonl"
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() else []
-        storage.write_atomically(path, "".join(line + "\n" for line in lines))
-        self._file = open(path, "a")  # noqa: SIM115 (closed by close)
+        written = path.read_bytes().splitlines() if path.exists() else []
+        lines = [line for line in written if _step_of(line) <= step]
+        self._digest = hashlib.sha256(b"".join(line + b"\n" for line in lines))
+        if checksum not in (None, self.checksum()):
+            print(
+                f"{path} is damaged: up to step {step:,} it is not what it was when that step was saved; {len(lines)} readable "
+                "lines of it are kept.",
+                file=sys.stderr,
+            )
+        storage.write_atomically(path, b"".join(line + b"\n" for line in lines))
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
         self._board = Board(run.workdir / "tensorboard", step + 1)
 
     def _write(self, line: dict) -> None:
         # Nothing that depends on the clock goes in: a run that was killed and resumed leaves the same lines.
-        self._file.write(json.dumps(line) + "\n")
+        text = json.dumps(line).encode() + b"\n"
+        self._file.write(text)
         self._file.flush()
+        self._digest.update(text)
+
+    def checksum(self) -> str:
+        """sha256 of all lines so far."""
+        return self._digest.hexdigest() if self._writes else ""
 
     def training(self, step: int, loss: float, gradient_norm: float, rate: float) -> None:
         """Means over the steps since the last line."""
@@ -433,11 +474,11 @@ class Board:
         self._file.close()
 
 
-def _step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinity for a line that was cut short."""
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; infinity for a line that was cut short or damaged."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 
@@ -453,6 +494,15 @@ def finite_rows(metrics: list, last_step: int) -> list[list[float]]:
         if not all(map(math.isfinite, row)):
             raise DivergedError(f"step {step:,}: loss {row[0]:g}, gradient norm {row[1]:g}")
     return rows
+
+
+def require_finite(params: Any, step: int) -> None:
+    """Raises DivergedError where a parameter is not finite: what one step made of them, its loss does not tell."""
+    import jax
+    import numpy as np
+
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise DivergedError(f"step {step:,}: parameters that are not finite")
 
 
 class Loop:
@@ -481,22 +531,22 @@ class Loop:
             state = jax.eval_shape(lambda key: initial(models.init_params(run.model, key)), key)
         else:
             state = devices.to_host(initial(start_params(run)))
-        self.recent, self.best_psnr = [], -math.inf
+        self.recent, self.best_psnr, self._logged = [], -math.inf, None
         self.batches = open_batches(run)
         if resuming:
             state = self._restore(state)
         self.step = int(state.step)
         devices.check_same(self.step, f"the step to go on from in {run.workdir}")
         run.workdir.mkdir(parents=True, exist_ok=True)
+        if devices.process_index() == 0:  # before anything else that makes this a run's folder: killed then, it still is that run's
+            storage.write_json(run.workdir / "config.json", configs.plain(config))
         self.last = checkpoints.Series(run.workdir / "last", keep=config.checkpoint.keep)
         self.best = checkpoints.Series(run.workdir / "best", keep=2)
-        if devices.process_index() == 0:
-            storage.write_json(run.workdir / "config.json", configs.plain(config))
         for series in (self.last, self.best):
             series.discard_after(self.step)
         self.state = devices.replicate(state)
         self.advance = make_step(run, optimizer)
-        self.evaluation, self.log, self.stop = Evaluation(run), Log(run, self.step), devices.StopRequest()
+        self.evaluation, self.log, self.stop = Evaluation(run), Log(run, self.step, self._logged), devices.StopRequest()
 
     def _restore(self, state: Any) -> Any:
         from unetrep_jax import checkpoints
@@ -505,6 +555,7 @@ class Loop:
         restored = checkpoints.restore(self.run.workdir / "last", like=like)
         self.batches.restore(restored.data["batches"])
         self.recent, self.best_psnr = restored.data["recent"], restored.data["best_psnr"] or -math.inf
+        self._logged = restored.data.get("log")  # checkpoints of older versions have none
         say(f"resumed {self.run.workdir} at step {restored.step:,}")
         return state._replace(params=restored.params, averaged=restored.averaged, **restored.train)
 
@@ -538,14 +589,22 @@ class Loop:
 
     def save(self, series: Any) -> None:
         """Begins to write a checkpoint; never one of a training that diverged."""
+        from unetrep_jax import devices
+
         self.recent = finite_rows(self.recent, self.step)
+        require_finite(devices.to_host((self.state.params, self.state.averaged)), self.step)
         best_psnr = self.best_psnr if math.isfinite(self.best_psnr) else None
         series.save(
             self.step,
             params=self.state.params,
             averaged=self.state.averaged,
             train={"step": self.state.step, "optimizer": self.state.optimizer},
-            data={"batches": self.batches.state(), "recent": self.recent, "best_psnr": best_psnr},
+            data={
+                "batches": self.batches.state(),
+                "recent": self.recent,
+                "best_psnr": best_psnr,
+                "log": self.log.checksum(),
+            },
             config=configs.plain(self.run.config),
         )
 
@@ -554,11 +613,13 @@ class Loop:
         from unetrep_jax import checkpoints, devices
 
         self.recent = finite_rows(self.recent, self.step)
+        params, averaged = devices.to_host((self.state.params, self.state.averaged))
+        require_finite((params, averaged), self.step)
         checkpoints.keep_parameters(
             self.run.workdir / "milestones",
             self.step,
-            params=devices.to_host(self.state.params),
-            averaged=devices.to_host(self.state.averaged) if self.average else None,
+            params=params,
+            averaged=averaged if self.average else None,
             config=configs.plain(self.run.config),
         )
 
@@ -614,7 +675,7 @@ def discard_run(workdir: Path) -> None:
     """Removes a run's own files from its folder, and nothing else; all processes wait until it is done."""
     from unetrep_jax import devices
 
-    for name in RUN_FILES if devices.process_index() == 0 else ():
+    for name in reversed(RUN_FILES) if devices.process_index() == 0 else ():  # config.json last: until then it is a run
         path = workdir / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     devices.barrier("the old run is discarded")
@@ -629,9 +690,20 @@ def own(workdir: Path) -> contextlib.AbstractContextManager:
     return storage.lock(workdir / ".lock", wait=False)
 
 
+def explain(error: RuntimeError) -> str:
+    """See `devices.explain`."""
+    from unetrep_jax import devices
+
+    return devices.explain(error)
+
+
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space; errors are one line."""
+    """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space, 3 a process or memory was lost.
+
+    Errors are one line.
+    """
     try:
+        storage.require_memory()
         config, workdir, fresh = parse(argv)
         run = prepare(config, workdir, fresh)
         with own(workdir):
@@ -642,6 +714,17 @@ def main(argv: list[str]) -> int:
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before there was anything to save, or for the second time
+        print("train.py: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except MemoryError as error:
+        print(f"train.py: {storage.too_little_memory(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not (why := explain(error)):
+            raise
+        print(f"train.py: {why}", file=sys.stderr)
+        return LOST
     except (InputError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -651,4 +734,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
+    if code == LOST:
+        os._exit(code)  # or JAX would wait for the process that was lost
     sys.exit(code)

@@ -4,6 +4,7 @@ import argparse
 import ast
 import difflib
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,8 @@ from typing import Any, NoReturn
 import ml_collections
 
 from unetrep_jax.storage import InputError
+
+LARGEST = {int: 2**63, float: 3.4e38}  # what JAX and numpy count with: 64 bits, float32
 
 
 def load(path: str | None) -> ml_collections.ConfigDict:
@@ -34,7 +37,12 @@ def load(path: str | None) -> ml_collections.ConfigDict:
     if not hasattr(module, "get_config"):
         raise InputError(f"--config {path} defines no get_config(); see configs/default.py.")
     try:
-        return module.get_config().lock()
+        config = module.get_config().lock()
+        for key, value in flatten(config):
+            _check_numbers(key, value)
+        return config
+    except InputError:
+        raise
     except Exception as error:  # a misspelt key or a wrong type in the file: ml_collections says which
         first = str(error).strip().splitlines()[0]
         raise InputError(f"--config {path}: get_config() failed: {type(error).__name__}: {first}") from error
@@ -77,17 +85,20 @@ def override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> Non
             if not arguments:
                 raise InputError(f"--config.{key} has no value; write --config.{key}=value.")
             text = arguments.pop(0)
-        _set(config, key, _literal(text))
+        _set(config, key, _literal(text), text)
 
 
 def _literal(text: str) -> Any:
+    """What Python reads in a text; the text itself where that is nothing."""
     try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings(action="ignore"):  # about spellings such as 1if
+            return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
 
 
-def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+def _set(config: ml_collections.ConfigDict, key: str, value: Any, text: str = "") -> None:
+    """Sets a value; a word stays as it was typed (`text`) even where it reads as a number."""
     *sections, name = key.split(".")
     known = dict(flatten(config))
     if key not in known:
@@ -99,7 +110,7 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
         section = section[part]
     old = section[name]
     if isinstance(old, str) and not isinstance(value, str):
-        value = str(value)
+        value = text or str(value)
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     fits = type(value) is type(old) or (isinstance(old, float) and type(value) is int) or _depth(key, old, value)
@@ -110,8 +121,17 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
         raise InputError(
             f"--config.{key}={value!r} is of type {type(value).__name__}; it must be {type(old).__name__}, like {old!r}."
         )
+    _check_numbers(key, value)
     with section.ignore_type(), section.unlocked():
         section[name] = float(value) if isinstance(old, float) else value
+
+
+def _check_numbers(key: str, value: Any) -> None:
+    """Refuses what is a number for Python and not for a setting."""
+    for item in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(item, float | int) and not abs(item) < LARGEST[float if isinstance(item, float) else int]:
+            rule = "whole ones lie below 2^63, others below 3.4e38"
+            raise InputError(f"--config.{key}={str(value)[:40]} is no usable number: {rule}.")
 
 
 def _depth(key: str, old: Any, value: Any) -> bool:

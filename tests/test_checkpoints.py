@@ -614,3 +614,17 @@ def test_a_newer_format_is_refused(run):
     write_json(config, read_json(config) | {"format": checkpoints.FORMAT + 1})
     write_manifest(run / "best/20")
     assert_refused("has format 2, this unetrep_jax reads up to 1", lambda: checkpoints.load_denoiser(run))
+
+
+def test_parameters_that_are_no_numbers_are_refused_by_name(tmp_path):
+    params = {"mid": {"conv0": {"kernel": np.ones((2, 2), np.float32), "bias": np.float32([0, np.nan])}}}
+    checkpoints.keep_parameters(tmp_path, 3, params=params, config={})
+    assert_refused("mid.conv0.bias has NaN or infinity", lambda: checkpoints.open_checkpoint(tmp_path / "3"))
+
+
+def test_a_checkpoint_with_another_steps_name_counts_as_damaged(run):
+    newest = run / "best" / str(checkpoints.steps(run / "best")[-1])
+    moved = newest.rename(newest.with_name("99"))
+    said = []
+    assert checkpoints.open_checkpoint(run / "best", say=said.append).folder != moved
+    assert "it has another checkpoint's name" in said[0]

@@ -11,6 +11,7 @@ from unetrep_jax import data, models, noise
 from unetrep_jax.storage import InputError
 
 FILES = sorted(Path(configs.__file__).parent.glob("[!_]*.py"))
+DEFAULT = Path(default.__file__)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -81,3 +82,31 @@ def test_a_configuration_survives_json_and_older_ones_gain_todays_defaults():
     plain["gone"] = {"setting": 1}
     again = configs.from_plain(plain)
     assert again.analysis.draws == default.get_config().analysis.draws and "gone" not in again
+
+
+@pytest.mark.parametrize(
+    "text", ["{[]: 1}", "-" * 5000 + "1", "(" * 300, "9" * 400, "1e999", "-1e999", "9223372036854775808"]
+)
+@pytest.mark.parametrize("key", ["train.epochs", "train.batch_size", "analysis.sigmas", "evaluate.sigma_max"])
+def test_what_is_no_usable_value_is_refused_in_one_line(key, text):
+    with pytest.raises(InputError, match=f"--config.{key}=") as error:
+        configs.override(configs.load(str(DEFAULT)), [f"--config.{key}={text}"])
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["float('inf')", "float('nan')"])
+def test_numbers_that_are_none_are_refused_in_a_configuration_file_too(tmp_path, value):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"{DEFAULT.read_text()}\n\nwhole = get_config\n\n\ndef get_config():\n    config = whole().unlock()\n"
+        f"    config.train.learning_rate = float({value})\n    return config\n"
+    )
+    with pytest.raises(InputError, match=r"train.learning_rate"):
+        configs.load(str(file))
+
+
+@pytest.mark.parametrize("text", ["1e3", "007", "1_000", "1e999", "(1, 2)", "None", "true"])
+def test_a_word_stays_as_it_was_typed_even_where_it_reads_as_a_number(text):
+    config = configs.load(str(DEFAULT))
+    configs.override(config, [f"--config.data.train_path={text}"])
+    assert config.data.train_path == text

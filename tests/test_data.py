@@ -252,6 +252,41 @@ def test_an_array_of_the_wrong_type_or_shape_is_refused(wrong, message, tmp_path
 
 
 @pytest.mark.parametrize(
+    "shape", ["(-1, 4, 4, 3)", "(99999999999999999999, 4, 4, 3)", "(True, 4, 4, 3)", "((6, 4, 4, 3)", "(6, 4, 4, '3')"]
+)
+def test_an_array_with_a_damaged_header_is_refused(array, tmp_path, settings, shape):
+    content = array[0].read_bytes()
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    (tmp_path / "damaged.npy").write_bytes(content[:10] + header + content[128:])
+    with pytest.raises(InputError, match=r"train_path=.*not a readable .npy"):
+        load_array(settings, tmp_path / "damaged.npy")
+
+
+def test_an_archive_of_arrays_is_refused(array, tmp_path, settings):
+    np.savez(tmp_path / "images.npz", array[1])
+    with pytest.raises(InputError, match=r"train_path=.*archive of arrays"):
+        load_array(settings, tmp_path / "images.npz")
+
+
+@pytest.mark.parametrize("label", [-1, 1_000_000, 2**40, np.iinfo(np.uint64).max])
+def test_labels_that_cannot_be_classes_are_refused(array, tmp_path, settings, label):
+    np.save(tmp_path / "labels.npy", np.array([0, 2, 1, 0, 0, label], np.uint64 if label > 2**62 else np.int64))
+    with pytest.raises(InputError, match=rf"train_labels=.*holds {label}: labels count from 0"):
+        load_array(settings, array[0], tmp_path / "labels.npy")
+
+
+def test_an_object_in_an_array_of_images_is_never_unpickled(tmp_path, settings):
+    class Planted:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    np.save(tmp_path / "images.npy", np.array([Planted()], object))
+    with pytest.raises(InputError, match=r"train_path=.*not a readable .npy"):
+        load_array(settings, tmp_path / "images.npy")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
     ("labels", "message"),
     [
         (np.zeros(5, np.int64), r"is int64 \[5\], needed are integers \[6\]"),

@@ -317,3 +317,14 @@ def test_a_split_that_leaves_a_side_empty_is_refused(tmp_path, settings):
         sides(tmp_path / "one", settings)
     with pytest.raises(InputError, match=r"data.validation_fraction=1 is not between"):
         sides(tmp_path / "one", settings, fraction=1.0)
+
+
+def test_a_file_whose_name_is_no_unicode_is_read_like_any_other(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for name in (b"caf\xe9.png", b"b.png", b"c.png"):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / "x.png")
+        os.rename(root / "x.png", os.path.join(os.fsencode(root), name))
+    form = {"image_size": 16, "image_channels": 3, "cache_dir": str(tmp_path / "cache")}
+    parts = [data.load(part, source="folder", train_path=str(root), **form) for part in ("train", "validation")]
+    assert [len(part.images) for part in parts] == [2, 1]

@@ -120,3 +120,22 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(place, tmp_
     assert [result.code for result in results] == [0, 0]
     told = [re.search(r"stopped by SIGTERM at step ([\d,]+), saved", result.out) for result in results]
     assert [int(match[1].replace(",", "")) for match in told] == 2 * checkpoints.steps(run / "last")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_a_process_is_lost_the_other_ends_and_says_so_and_the_run_goes_on(place, tmp_path, lost):
+    run = tmp_path / "run"
+    processes = start_two(place, run, log__every=1, train__epochs=100_000, evaluate__every=10**9)
+    log = run / "metrics.jsonl"
+    processes[0].wait_until(lambda: log.exists() and log.read_text().count("\n") > 6)
+    processes[lost].popen.kill()
+    result = processes[1 - lost].wait(60)
+    assert result.code in (
+        3,
+        -signal.SIGABRT,
+    )  # JAX's own service may be the first to notice that its first process is gone
+    assert "another process of this run was lost" in result.err or "another task died" in result.err
+    assert "Traceback" not in result.err
+    again = place.run_fork(place.training(run, log__every=1, train__epochs=3, devices__cpu_devices=2))
+    assert again.code == 0, again.err
+    assert f"resumed {run} at step" in again.out

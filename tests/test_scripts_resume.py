@@ -14,6 +14,7 @@ import pytest
 import running
 from running import MILESTONES, STEPS, Moment
 
+import train
 from unetrep_jax import checkpoints, models, training
 
 KILL, TERM, INT, SLOW = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, 0
@@ -74,6 +75,7 @@ def metrics(run: Path) -> list[dict]:
 # Killed.
 
 MOMENTS = {
+    "before there is a series of best checkpoints": Moment(KILL, "os.mkdir", r"run/best$"),
     "before the first step": Moment(KILL, "open", r"metrics\.jsonl$"),
     "as the first checkpoint begins": Moment(KILL, "os.mkdir", r"last/\.4\.writing"),
     "before the first checkpoint gets its name": Moment(KILL, "os.rename", r"last/4$"),
@@ -139,6 +141,55 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(place, copy):
     assert_same_run(copy, place.finished_run)
 
 
+def flip(file: Path, position: int) -> None:
+    """Changes one bit."""
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("position", [20, 1], ids=["a digit", "a quotation mark"])
+def test_a_damaged_log_is_named_and_the_run_goes_on(place, copy, position):
+    flip(copy / "metrics.jsonl", position)
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert f"{copy / 'metrics.jsonl'} is damaged" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_log_that_is_no_text_is_named_and_the_run_goes_on(place, copy):
+    content = bytearray((copy / "metrics.jsonl").read_bytes())
+    content[5] = 0xFF
+    (copy / "metrics.jsonl").write_bytes(content)
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert "metrics.jsonl is damaged" in result.err
+
+
+@pytest.mark.parametrize("harm", [lambda file: flip(file, 0), lambda file: file.write_bytes(b""), Path.unlink])
+def test_without_its_configuration_a_run_goes_on_with_that_of_its_checkpoint(place, copy, harm):
+    harm(copy / "config.json")
+    refused = place.run_fork(place.training(copy, train__learning_rate=0.002))
+    assert refused.code == 2
+    assert "train.learning_rate (was 0.001, now 0.002)" in refused.err
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert "config.json is damaged" in result.err and "step 40" in result.err
+    assert_same_run(copy, place.finished_run)
+
+
+def test_a_checkpoint_with_another_steps_name_is_passed_over(place, copy):
+    (copy / "last" / "40").rename(copy / "last" / "x")
+    (copy / "last" / "36").rename(copy / "last" / "40")
+    (copy / "last" / "x").rename(copy / "last" / "36")
+    result = place.run_fork(place.training(copy))
+    assert result.code == 0, result.err
+    assert "holds step 36: it has another checkpoint's name" in result.err
+    for step in (36, 40):
+        shutil.rmtree(copy / "last" / f"{step}.damaged")
+    assert_same_run(copy, place.finished_run)
+
+
 # Asked to stop.
 
 
@@ -155,6 +206,11 @@ def test_sigterm_and_ctrl_c_save_at_that_very_step_and_the_run_goes_on_from_ther
         assert checkpoints.steps(run / "last")[-1] == int(told[1]) < STEPS
     assert place.run_fork(place.training(run)).code == 0
     assert_same_run(run, place.finished_run)
+
+
+def test_ctrl_c_before_there_is_anything_to_save_is_one_line(place, tmp_path):
+    result = place.run_fork(place.training(tmp_path / "run"), [Moment(INT, "open", r"config\.json\.partial$")])
+    assert (result.code, result.err) == (130, "train.py: stopped; the same command goes on from the last checkpoint\n")
 
 
 # Started again when it is finished, and with other settings.
@@ -214,6 +270,15 @@ def test_fresh_discards_the_run_and_nothing_else(place, copy):
     assert (copy / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["best", "last", "tensorboard"])
+def test_fresh_killed_while_it_discards_a_run_goes_on_with_the_same_command(place, copy, name):
+    command = [*place.training(copy, train__epochs=1), "--fresh"]
+    assert place.run_fork(command, [Moment(KILL, "shutil.rmtree", rf"run/{name}$")]).code == -KILL
+    result = place.run_fork(command)
+    assert (result.code, result.err) == (0, "")
+    assert checkpoints.steps(copy / "last") == [4, 8]
+
+
 @pytest.mark.parametrize("setting", ["train__schedule", "train__weight", "train__start_from", "model__norm"])
 def test_fresh_keeps_the_run_when_the_new_one_cannot_start(place, copy, setting):
     before = running.snapshot(copy)
@@ -246,3 +311,12 @@ def test_a_loss_that_is_no_number_stops_the_run_at_that_step_and_leaves_good_che
     for kept in checkpoints.steps(run / "last"):
         restored = checkpoints.restore(run / "last", like=training_state(), step=kept)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((restored.params, restored.averaged)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_never_saved(value):
+    tree = {"mid": np.ones(3, np.float32), "none": None}
+    train.require_finite(tree, 7)
+    tree["mid"][1] = value
+    with pytest.raises(train.DivergedError, match="step 7: parameters that are not finite"):
+        train.require_finite(tree, 7)

@@ -246,6 +246,49 @@ def test_sections_are_drawn_once_and_anew_when_a_figure_is_gone_or_the_code_chan
     assert {claim["section"] for claim in claims} == {"sparsity"} and claims[0].keys() >= {"here", "null", "holds"}
 
 
+def test_damaged_figures_and_words_of_the_report_are_made_again(make_context):
+    context = make_context()
+    stages.run_and_report(context, ["denoising"], [])
+    page = (context.outdir / "report.html").read_bytes()
+    for file in ("figures/psnr.png", "denoising/section.json"):
+        content = (context.outdir / file).read_bytes()
+        (context.outdir / file).write_bytes(content.replace(content[-40:-30], b"0123456789"))
+        stages.run_and_report(context, ["denoising"], [])
+        assert (context.outdir / file).read_bytes() == content
+        assert (context.outdir / "report.html").read_bytes() == page
+
+
+def test_a_stage_whose_arrays_are_damaged_is_made_again_and_named(make_context, capsys):
+    context = make_context()
+    stages.run_and_report(context, ["denoising"], [])
+    arrays = context.outdir / "denoising" / "arrays.npz"
+    content = arrays.read_bytes()
+    arrays.write_bytes(content[: len(content) // 2])
+    stages.run_and_report(context, ["denoising"], [])
+    told = capsys.readouterr()
+    assert "denoising: done" in told.out and "arrays.npz changed since it was written" in told.err
+    assert np.load(arrays).files
+
+
+@pytest.mark.parametrize("line", [b'{"step": 1, "im', b"\xff\xfe", b"3", b"null", b'{"step": 1, "images": 2, "psnr": 3}'])
+def test_damaged_lines_of_the_training_log_are_left_out_and_counted(make_context, tmp_path, capsys, line):
+    whole = b'{"step": 1, "images": 8, "loss": 2.5}\n{"step": 1, "images": 8, "sigma": [0.1, 0.5], "psnr": [20.0, 15.0]}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(whole + line + b"\n")
+    context = make_context()._replace(training_log=tmp_path / "metrics.jsonl")
+    stages.run_and_report(context, ["denoising"], [])
+    assert "1 damaged lines are left out" in capsys.readouterr().err
+    assert "Training loss" in (context.outdir / "report.html").read_text()
+
+
+def test_a_record_of_figures_names_none_outside_their_folder(make_context):
+    context = make_context()
+    context.outdir.mkdir(parents=True, exist_ok=True)
+    (context.outdir / "mine.png").write_text("mine")
+    (context.outdir / ".figures.json").write_text('["../mine"]')
+    stages.run_and_report(context, ["denoising"], [])
+    assert (context.outdir / "mine.png").exists()
+
+
 def test_figures_of_an_earlier_report_go_and_other_files_stay(make_context, tmp_path):
     context = make_context()
     stages.run_stages(context, ["sparsity"], [])

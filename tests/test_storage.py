@@ -174,6 +174,152 @@ def test_a_lock_is_waited_for_and_is_free_when_its_holder_is_killed(tmp_path):
         pass
 
 
+def flip(path, position=-1):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def complete_folder(tmp_path):
+    with storage.replacing(tmp_path / "f", "k") as partial:
+        for name in ("a.npz", "deep/b.json"):
+            storage.write_atomically(partial / name, f"content of {name}")
+    return tmp_path / "f"
+
+
+@pytest.mark.parametrize("name", ["a.npz", "deep/b.json"])
+@pytest.mark.parametrize("harm", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_a_complete_folder_with_a_damaged_file_counts_as_not_written_and_the_file_is_named(tmp_path, capsys, name, harm):
+    folder = complete_folder(tmp_path)
+    harm(folder / name)
+    assert not storage.is_complete(folder, "k")
+    assert not storage.is_complete(folder, "k")
+    [line] = capsys.readouterr().err.splitlines()  # said once
+    assert str(folder) in line and name in line and "damaged" in line
+
+
+def test_a_folder_that_is_made_again_is_complete_again(tmp_path):
+    folder = complete_folder(tmp_path)
+    assert storage.is_complete(folder, "k")
+    flip(complete_folder(tmp_path) / "a.npz")
+    assert not storage.is_complete(folder, "k")
+    assert storage.is_complete(complete_folder(tmp_path), "k")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"key": ["k"]}'])
+def test_a_damaged_record_of_completeness_means_not_written(tmp_path, content):
+    folder = complete_folder(tmp_path)
+    (folder / storage.COMPLETE).write_text(content)
+    assert not storage.is_complete(folder, "k")
+
+
+def test_rows_that_changed_while_a_writer_was_away_are_made_again(tmp_path, capsys):
+    for harm in (lambda partial: flip(partial / "b.npy"), lambda partial: flip(partial / "a.npy", -20)):
+        writer = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS)
+        writer.append(**rows(0, 4))
+        writer.close()
+        assert storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS).rows_done == 4
+        harm(tmp_path / ".r.partial")
+        assert storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS).rows_done == 0
+        assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": {}, "done": 3}'])
+def test_a_damaged_record_of_rows_means_that_there_are_none(tmp_path, content):
+    storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS).close()
+    (tmp_path / ".r.partial" / storage.PROGRESS).write_text(content)
+    assert storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS).rows_done == 0
+
+
+@pytest.mark.parametrize("moment", ["complete", "named"])
+def test_a_writer_killed_at_the_very_end_leaves_nothing_behind(tmp_path, monkeypatch, moment):
+    writer = storage.RowWriter(tmp_path / "r", "k", 3, ARRAYS)
+    writer.append(**rows(0, 3))
+    with monkeypatch.context() as patch:
+        after = {"complete": "_put_in_place", "named": "shutil"}[moment]
+        patch.setattr(storage, after, None)  # the process ends here
+        with pytest.raises((TypeError, AttributeError)):
+            writer.finish()
+    again = storage.RowWriter(tmp_path / "r", "k", 3, ARRAYS)
+    assert again.rows_done == 3
+    again.close()
+    again.finish()
+    assert storage.is_complete(tmp_path / "r", "k")
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["a.npy", "b.npy", storage.COMPLETE]
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_what_a_killed_writer_left_of_a_file_goes_when_the_file_is_written(tmp_path):
+    program = """
+import os, sys
+from unetrep_jax import storage
+os.fsync = lambda file: os.kill(os.getpid(), 9)
+storage.write_atomically(sys.argv[1], "new")
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")]).returncode == -signal.SIGKILL
+    assert not (tmp_path / "x").exists() and len(list(tmp_path.iterdir())) == 1
+    storage.write_atomically(tmp_path / "x", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_tidying_removes_what_nobody_goes_on_from_and_nothing_else(tmp_path):
+    folder = complete_folder(tmp_path)
+    (tmp_path / "deep").mkdir()
+    for name in (".f.old", ".g.old", ".h.partial", "deep/.f.old"):
+        (tmp_path / name).mkdir()
+    for name in (".x.json.partial", "deep/..f.state.npz.partial", ".h.partial/.progress.json.partial", ".h.partial/a.npy", ".lock"):
+        (tmp_path / name).write_text("")
+    storage.tidy(tmp_path)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if folder not in (path, *path.parents)}
+    assert found == {".g.old", ".h.partial", ".h.partial/a.npy", "deep", "deep/.f.old", ".lock"}
+
+
+def test_arrays_of_which_any_byte_changed_are_not_there(tmp_path):
+    path, arrays = tmp_path / "x.npz", {"key": np.array("k"), "a": np.arange(6.0).reshape(2, 3)}
+    storage.write_arrays(path, arrays)
+    content, harmless = path.read_bytes(), 0
+    for position in range(0, len(content)):
+        path.write_bytes(content)
+        flip(path, position)
+        found = storage.read_arrays(path)
+        if found is not None:  # dates and the like, which say nothing about the arrays
+            harmless += 1
+            assert set(found) == set(arrays) and all(np.array_equal(found[name], arrays[name]) for name in arrays), position
+    assert harmless < len(content) / 2
+    for end in (0, 1, 100, len(content) - 1):
+        path.write_bytes(content[:end])
+        assert storage.read_arrays(path) is None
+    assert storage.read_arrays(tmp_path / "none.npz") is None
+    path.write_bytes(content)
+    assert storage.read_arrays(path.rename(tmp_path / "another.npz")) is None
+
+
+class Planted:
+    """Would make a file, were it ever unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_an_object_in_an_array_file_is_never_unpickled(tmp_path):
+    np.savez(tmp_path / "x.npz", key=np.array([Planted(tmp_path / "executed")], object), sha256="0")
+    assert storage.read_arrays(tmp_path / "x.npz") is None
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("limit", "enough"), [(10**9, False), (10**12, True), (storage.resource.RLIM_INFINITY, True)])
+def test_a_limit_on_memory_in_which_nothing_starts_is_refused(monkeypatch, limit, enough):
+    monkeypatch.setattr(storage.resource, "getrlimit", lambda _: (limit, limit))
+    if enough:
+        storage.require_memory()
+    else:
+        with pytest.raises(storage.InputError, match=r"ulimit -v.*1.0 GB, and at least"):
+            storage.require_memory()
+
+
 def test_progress_tells_speed_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])

@@ -119,7 +119,7 @@ class Series:
             raise InputError(f"A series must keep 2 checkpoints or more, in case one is damaged; got {keep}.")
         self.folder, self.keep = Path(folder).resolve(), keep
         self._under_way: tuple[Path, ocp.AsyncCheckpointer] | None = None
-        damaged = [(path, reason) for path in _step_folders(self.folder) if (reason := _damage(path))]
+        damaged = [(path, reason) for path in step_folders(self.folder) if (reason := _damage(path))]
         _barrier(f"read {self.folder}")
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Series:
     def discard_after(self, step: int) -> None:
         """Removes the checkpoints of later steps: a run that goes on from `step` will make its own."""
         if jax.process_index() == 0:
-            _remove(*(path for path in _step_folders(self.folder) if int(path.name) > step))
+            _remove(*(path for path in step_folders(self.folder) if int(path.name) > step))
         _barrier(f"discarded {self.folder}")
 
     def save(
@@ -193,13 +193,18 @@ class Series:
                 return
             writer.close()
             _publish(target)
-            others = [path for path in _step_folders(self.folder) if path != target]
+            others = [path for path in step_folders(self.folder) if path != target]
             _remove(*others[: max(0, len(others) + 1 - self.keep)])
 
 
 def steps(series: Path | str) -> list[int]:
     """Steps of a series' complete checkpoints, in order; none for a folder that does not exist."""
-    return [int(path.name) for path in _step_folders(Path(series)) if (path / MANIFEST).exists()]
+    return [int(path.name) for path in step_folders(Path(series)) if is_sealed(path)]
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a checkpoint has its manifest, which is written last."""
+    return (folder / MANIFEST).exists()
 
 
 def restore(series: Path | str, *, like: PyTree, step: int | None = None, say: Say = tell) -> Restored:
@@ -244,6 +249,8 @@ def open_checkpoint(path: Path | str, step: int | None = None, weights: str | No
     header = _header(folder)
     say(f"{folder}: step {header['step']}, {'averaged' if weights == 'averaged' else 'unaveraged'} parameters.")
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), _read_arrays(folder, [weights])[weights])
+    if bad := [name for name, leaf in _leaves(params).items() if not np.isfinite(leaf).all()]:
+        raise InputError(f"{folder} holds parameters that are no numbers: {bad[0]} has NaN or infinity; give another checkpoint.")
     return Opened(header["config"], params, header["step"], weights, folder, fingerprint(folder))
 
 
@@ -337,8 +344,8 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
 # Choosing and reading a checkpoint.
 
 
-def _step_folders(series: Path) -> list[Path]:
-    """Oldest first."""
+def step_folders(series: Path) -> list[Path]:
+    """The folders of a series' checkpoints, complete or damaged, oldest first."""
     return sorted((path for path in series.glob("[0-9]*") if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
@@ -347,7 +354,7 @@ def _candidates(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"{path} is no folder; give a run that train.py wrote, one of its series, or one checkpoint.")
     series = [path / name for name in SERIES if (path / name).is_dir()] or [path]
-    found = [folder for each in series for folder in reversed(_step_folders(each))]
+    found = [folder for each in series for folder in reversed(step_folders(each))]
     if found or series != [path] or path.name in SERIES:
         return found
     if any((path / name).exists() for name in (MANIFEST, "_CHECKPOINT_METADATA")):
@@ -386,6 +393,8 @@ def _damage(folder: Path) -> str | None:
     if header.get("program") != PROGRAM:
         author = repr(header["program"]) if "program" in header else "another program"
         raise InputError(f"{folder} is from {author}; only checkpoints of {PROGRAM} open here: give a run of train.py.")
+    if folder.parent.name in (*SERIES, "milestones") and str(header.get("step")) != folder.name:
+        return f"{folder} holds step {header.get('step')}: it has another checkpoint's name"
     if header["format"] > FORMAT:
         raise InputError(f"{folder} has format {header['format']}, this {PROGRAM} reads up to {FORMAT}: update it.")
     return None

@@ -27,6 +27,8 @@ from jaxtyping import PyTree
 from unetrep_jax.storage import InputError, fingerprint
 
 AXIS = "devices"
+SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as lost
+MOST_CPU_DEVICES = 256  # each has threads of its own
 
 
 def start(
@@ -52,8 +54,8 @@ def start(
     """
     if precision not in ("default", "highest"):
         raise InputError(f"devices.precision {precision!r} is unknown. Known: default, highest.")
-    if cpu_devices < 1:
-        raise InputError(f"devices.cpu_devices must be 1 or more; got {cpu_devices}.")
+    if not 1 <= cpu_devices <= MOST_CPU_DEVICES:
+        raise InputError(f"devices.cpu_devices must be 1 or more; got {cpu_devices}. At most {MOST_CPU_DEVICES} are made.")
     jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     if compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -74,7 +76,7 @@ def start(
         {"coordinator_address": coordinator, "num_processes": processes, "process_id": process} if coordinator else {}
     )
     try:
-        jax.distributed.initialize(**known)
+        jax.distributed.initialize(**known, heartbeat_timeout_seconds=SECONDS_OF_SILENCE)
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
@@ -131,6 +133,18 @@ def process_index() -> int:
 def process_count() -> int:
     """Number of processes."""
     return jax.process_count()
+
+
+def explain(error: Exception) -> str:
+    """What a person should know of an error of the devices: out of memory, or another process was lost; "" of any other."""
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return ""
+    first = " ".join(str(error).split())[:200]
+    if first.startswith("RESOURCE_EXHAUSTED"):
+        return f"there is not enough memory on the devices ({first}); use smaller batches, images or model.channels."
+    if jax.process_count() > 1:
+        return f"another process of this run was lost ({first}); start all of them again: the run goes on from its last checkpoint."
+    return ""
 
 
 def barrier(name: str) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from unetrep_jax.storage import InputError
 
+MOST_CHANNELS, MOST_LAYERS = 65_536, 1000  # beyond, a number is a slip
 NORM_AXES = {"layer": (1, 2, 3), "instance": (1, 2)}
 NORM_EPSILON = 1e-5
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -360,18 +361,19 @@ def _check(model: UNet) -> None:
         value = getattr(model, setting)
         if value not in table:
             raise InputError(f"model.{setting} {value!r} is unknown{_nearest(str(value), table)}")
-    if len(model.channels) < 2 or min(model.channels) < 1:
+    if len(model.channels) < 2 or min(model.channels) < 1 or max(model.channels) > MOST_CHANNELS:
         raise InputError(
-            f"model.channels needs two or more positive numbers, finest scale first; got {model.channels}."
+            f"model.channels needs two or more positive numbers up to {MOST_CHANNELS:,}, finest scale first; got {model.channels}."
         )
     for setting, least in (("encoder_depth", 1), ("decoder_depth", 1)):
         depths = per_block(getattr(model, setting), model.scales)
-        if len(depths) != model.scales or min(depths) < least:
+        if len(depths) != model.scales or min(depths) < least or max(depths) > MOST_LAYERS:
             raise InputError(
-                f"model.{setting} needs one number, or {model.scales} (one per block, finest first), each {least} or more; "
-                f"got {getattr(model, setting)}."
+                f"model.{setting} needs one number, or {model.scales} (one per block, finest first), each {least} or more, up to "
+                f"{MOST_LAYERS:,}; got {getattr(model, setting)}."
             )
-    if model.mid_depth < 1 or model.image_channels < 1:
+    if type(model.mid_depth) is not int or not 1 <= model.mid_depth <= MOST_LAYERS or model.image_channels < 1:
         raise InputError(
-            f"model.mid_depth and image_channels must be 1 or more; got {model.mid_depth}, {model.image_channels}."
+            f"model.mid_depth and image_channels must be numbers, 1 or more, and a depth is at most {MOST_LAYERS:,}; "
+            f"got {model.mid_depth}, {model.image_channels}."
         )

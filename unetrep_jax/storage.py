@@ -9,9 +9,13 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import sys
 import time
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,21 +24,52 @@ import numpy as np
 
 MANIFEST = "manifest.json"
 COMPLETE = "complete.json"
+PROGRESS = "progress.json"
 
 
 class InputError(ValueError):
     """Something that the user gave cannot be used: one line that says what was given, the rule, and the remedy."""
 
 
+# What numpy and its zip reader raise on damaged .npy and .npz files: found by changing every byte of some.
+UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, TypeError, OverflowError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError,
+)  # fmt: skip
+
+
 class DamagedError(Exception):
     """Files do not match the checksums that were taken when they were written."""
 
 
+def require_memory() -> None:
+    """Refuses a limit on memory (`ulimit -v`) in which JAX cannot start: it would abort, with a page that nobody understands.
+
+    What it takes to start was measured with 2 cores (1.9 GB of addresses); each core brings threads, which have stacks and heaps.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    least = int(2.5e9 + 0.25e9 * (os.cpu_count() or 1))
+    if limit != resource.RLIM_INFINITY and limit < least:
+        raise InputError(
+            f"the limit on memory (ulimit -v) is {limit / 1e9:.1f} GB, and at least {least / 1e9:.1f} GB of addresses are needed "
+            "here; raise it."
+        )
+
+
+def too_little_memory(error: MemoryError) -> str:
+    """The line that a person reads when a program needs more memory than there is."""
+    what = " ".join(str(error).split())
+    return f"there is not enough memory{f' ({what})' if what else ''}; ask for less at once (batch sizes), or allow more."
+
+
 def write_atomically(path: Path | str, content: bytes | str) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part, whenever the writer is killed."""
+    """Writes a file so that a reader sees the old content or the new, never a part, whenever the writer is killed.
+
+    For one writer at a time: folders that several processes might write to have a `lock`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.partial")  # what a killed writer left, the next one overwrites
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -47,23 +82,43 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON atomically; a NaN or infinity becomes null, so that every JSON reader opens the file."""
-    write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
-    """Writes an uncompressed .npz file atomically."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
+    """Writes an uncompressed .npz file atomically, with a checksum of all arrays and the file's own name, called sha256."""
+    content, arrays = io.BytesIO(), {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez(content, **arrays, sha256=_checksum(arrays, Path(path).name))
     write_atomically(path, content.getvalue())
 
 
-def _finite(value: Any) -> Any:
+def read_arrays(path: Path | str) -> dict[str, np.ndarray] | None:
+    """What `write_arrays` wrote; None where there is no such file, it is damaged, or it was another file."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+        return arrays if str(arrays.pop("sha256")) == _checksum(arrays, Path(path).name) else None
+    except UNREADABLE:
+        return None
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], file: str) -> str:
+    """Hex sha256 of a file's name and its arrays: their names, types, shapes and values."""
+    digest = hashlib.sha256(file.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON holds it: lists for arrays and tuples, null for NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _finite(value.tolist())
+        return finite(value.tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
@@ -134,20 +189,63 @@ def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
 
 
 def is_complete(folder: Path | str, key: str) -> bool:
-    """Whether `folder` was completely written under the same `key` (see `replacing` and `RowWriter`)."""
+    """Whether `folder` was completely written under the same `key` (see `replacing` and `RowWriter`), and is as it was then.
+
+    Every file is compared with its checksum, once in a process unless it is written again; one that has changed or is gone is named
+    on the error stream, and the folder counts as not written: whoever asked makes it again.
+    """
+    folder = Path(folder)
     try:
-        return read_json(Path(folder) / COMPLETE)["key"] == key
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_json(folder / COMPLETE)
+        written, checksums = record["key"], record.get("sha256", {})  # those of older versions have none
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    if written != key:
+        return False
+    state = fingerprint(record, [_state_of(folder / name) for name in sorted(checksums)])
+    if _compared.get(folder, ("", ""))[0] != state:
+        _compared[folder] = state, (damage := _changed(folder, checksums))
+        if damage:
+            print(f"{folder} is damaged, and is made again: {damage}", file=sys.stderr)
+    return not _compared[folder][1]
 
 
-def _publish(partial: Path, folder: Path, key: str) -> None:
-    """Marks `partial` complete and puts it where `folder` is; what stood there goes."""
-    for path in partial.rglob("*"):  # on disk before it is called complete, should the power fail
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    write_json(partial / COMPLETE, {"key": key})
+# Folder -> (state of its files when they were compared with their checksums, what was wrong).
+_compared: dict[Path, tuple[str, str]] = {}
+
+
+def _state_of(path: Path) -> list[int]:
+    """Size and time of a file, none where it is gone: what differs when it was written since."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _changed(folder: Path, checksums: Mapping[str, str]) -> str:
+    """The first file that is not what it was when its checksum was taken, and how; "" when all are."""
+    for name in sorted(checksums):
+        try:
+            if sha256(folder / name) != checksums[name]:
+                return f"{name} changed since it was written (sha256 differs)"
+        except OSError:
+            return f"{name} is missing or cannot be read"
+    return ""
+
+
+def _complete(partial: Path, key: str) -> None:
+    """Marks a folder complete: from now on its files are what they should be."""
+    names = [name for name in _files_under(partial) if name not in (COMPLETE, PROGRESS)]
+    for name in names:  # on disk before it is called complete, should the power fail
+        with open(partial / name, "rb") as file:
+            os.fsync(file.fileno())
+    write_json(partial / COMPLETE, {"key": key, "sha256": {name: sha256(partial / name) for name in names}})
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """A complete folder gets its name; what stood there goes."""
+    (partial / PROGRESS).unlink(missing_ok=True)
     old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -171,9 +269,21 @@ def recover(folder: Path | str) -> None:
     """
     folder = Path(folder)
     if (_partial(folder) / COMPLETE).exists():
-        _publish(_partial(folder), folder, read_json(_partial(folder) / COMPLETE)["key"])
+        _put_in_place(_partial(folder), folder)
     elif not folder.exists() and _old(folder).exists():
         _old(folder).rename(folder)
+
+
+def tidy(folder: Path | str) -> None:
+    """Removes what killed processes left below a folder and nobody goes on from; for the one process that writes there.
+
+    Files that were never whole, and what another folder has taken the place of. Rows that wait for the rest of them stay.
+    """
+    for path in [*Path(folder).rglob(".*")]:
+        if path.is_file() and path.name.endswith(".partial"):
+            path.unlink(missing_ok=True)
+        elif path.name.endswith(".old") and path.with_name(path.name[1:].removesuffix(".old")).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def discard(folder: Path | str) -> None:
@@ -194,7 +304,8 @@ def replacing(folder: Path | str, key: str) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    _publish(partial, folder, key)
+    _complete(partial, key)
+    _put_in_place(partial, folder)
 
 
 class RowWriter:
@@ -229,33 +340,60 @@ class RowWriter:
         self._layout = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
         identity = {"key": key, "rows": rows, "arrays": {n: [list(s), d.str] for n, (s, d) in self._layout.items()}}
         self._identity = json.loads(json.dumps(identity))
-        self.rows_done = self._recorded_rows()
+        self._sizes = {name: dtype.itemsize * int(np.prod(shape)) for name, (shape, dtype) in self._layout.items()}
+        self._digests = {name: hashlib.sha256() for name in self._layout}  # of the rows so far
+        self._finished = self._is_finished()
+        self.rows_done = rows if self._finished else self._recorded_rows()
         if self.rows_done == 0:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(parents=True)
-        self._files = {name: self._open(name) for name in self._layout}
+            self._digests = {name: hashlib.sha256() for name in self._layout}
+        self._files = {} if self._finished else {name: self._open(name) for name in self._layout}
         self._recorded_at = time.monotonic()
 
+    def _is_finished(self) -> bool:
+        """Whether a writer was killed after it had finished these very arrays, and before they got their name."""
+        if not is_complete(self._partial, self.key):
+            return False
+        return all(
+            (rows := np.load(self._partial / f"{name}.npy", mmap_mode="r")).shape == (self.rows, *shape) and rows.dtype == dtype
+            for name, (shape, dtype) in self._layout.items()
+        )
+
     def _recorded_rows(self) -> int:
+        """Rows that are on disk as they were when they were recorded; 0 when anything has changed since."""
         try:
-            record = read_json(self._partial / "progress.json")
-        except (OSError, ValueError):
+            record = read_json(self._partial / PROGRESS)
+            if record["identity"] != self._identity:
+                return 0
+            done, checksums = int(record["done"]), record["sha256"]
+            if all(self._digest(name, done) == checksums[name] for name in self._layout):
+                return done
+        except (OSError, ValueError, KeyError, TypeError):
             return 0
-        if record["identity"] != self._identity:
-            return 0
-        # A file that a crash of the whole machine left shorter than recorded is not trusted.
-        sizes = {name: dtype.itemsize * int(np.prod(shape)) for name, (shape, dtype) in self._layout.items()}
-        files = {name: self._partial / f"{name}.npy" for name in sizes}
-        whole = all(p.exists() and p.stat().st_size >= record["done"] * sizes[name] for name, p in files.items())
-        return record["done"] if whole else 0
+        print(f"{self._partial} is damaged: its rows changed since they were written, and are made again", file=sys.stderr)
+        return 0
+
+    def _digest(self, name: str, rows: int) -> str:
+        """Checksum of the first rows of a file, which goes on from there."""
+        with open(self._partial / f"{name}.npy", "rb") as file:
+            file.seek(len(self._header(name)))
+            left = rows * self._sizes[name]
+            while block := file.read(min(left, 1 << 24)):
+                self._digests[name].update(block)
+                left -= len(block)
+        return self._digests[name].hexdigest()
+
+    def _header(self, name: str) -> bytes:
+        shape, dtype = self._layout[name]
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (self.rows, *shape)}
+        np.lib.format.write_array_header_2_0(content := io.BytesIO(), header)
+        return content.getvalue()
 
     def _open(self, name: str):
-        shape, dtype = self._layout[name]
-        path = self._partial / f"{name}.npy"
-        file = open(path, "r+b" if self.rows_done else "w+b")  # noqa: SIM115 (closed by finish or close)
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (self.rows, *shape)}
-        np.lib.format.write_array_header_2_0(file, header)
-        file.truncate(file.tell() + self.rows_done * dtype.itemsize * int(np.prod(shape)))
+        file = open(self._partial / f"{name}.npy", "r+b" if self.rows_done else "w+b")  # noqa: SIM115 (closed by finish or close)
+        file.write(self._header(name))
+        file.truncate(file.tell() + self.rows_done * self._sizes[name])
         file.seek(0, os.SEEK_END)
         return file
 
@@ -268,7 +406,9 @@ class RowWriter:
             shape, dtype = self._layout[name]
             if rows.shape[1:] != shape:
                 raise ValueError(f"append: rows of {name!r} have shape {shape}, got {rows.shape[1:]}")
-            self._files[name].write(np.ascontiguousarray(rows, dtype).data)
+            content = np.ascontiguousarray(rows, dtype).data
+            self._files[name].write(content)
+            self._digests[name].update(content)
         self.rows_done += next(iter(lengths.values()))
         if self.rows_done > self.rows:
             raise ValueError(f"append: {self.rows_done} rows came, {self.rows} were announced")
@@ -279,11 +419,14 @@ class RowWriter:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        write_json(self._partial / "progress.json", {"identity": self._identity, "done": self.rows_done})
+        checksums = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        write_json(self._partial / PROGRESS, {"identity": self._identity, "done": self.rows_done, "sha256": checksums})
         self._recorded_at = time.monotonic()
 
     def close(self) -> None:
         """Records what has come so far and closes the files; a new writer with the same key goes on from here."""
+        if self._finished:
+            return
         self._record()
         for file in self._files.values():
             file.close()
@@ -292,9 +435,10 @@ class RowWriter:
         """Publishes the arrays. All announced rows must have come."""
         if self.rows_done != self.rows:
             raise ValueError(f"finish: {self.rows_done} of {self.rows} rows have come")
-        self.close()
-        _publish(self._partial, self.folder, self.key)
-        (self.folder / "progress.json").unlink()  # not before: killed until here, another writer would begin again
+        if not self._finished:
+            self.close()
+            _complete(self._partial, self.key)
+        _put_in_place(self._partial, self.folder)
 
 
 class Progress:

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from unetrep_jax.data.image_set import ImageSet
-from unetrep_jax.storage import InputError, fingerprint
+from unetrep_jax.storage import UNREADABLE, InputError, fingerprint
+
+MOST_CLASSES = 1_000_000  # each gets a name
 
 
 def open_array(
@@ -53,19 +55,23 @@ def open_array(
 
 def _map(path: str, setting: str) -> np.ndarray:
     try:
-        return np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
+        found = np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{setting}={path!r} is not there: give a .npy file.") from error
-    except (ValueError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{setting}={path!r} is not a readable .npy array of numbers, or is cut short.") from error
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{setting}={path!r} is an archive of arrays (.npz): save the one array of images as a .npy file.")
+    return found
 
 
 def _labels(path: str, setting: str, count: int) -> Int32[np.ndarray, " n"]:
     labels = _map(path, setting)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{setting}={path!r} is {labels.dtype} {list(labels.shape)}, needed are integers [{count}].")
-    if labels.min() < 0:
-        raise InputError(f"{setting}={path!r} holds {labels.min()}: labels count from 0.")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < MOST_CLASSES:
+            raise InputError(f"{setting}={path!r} holds {label}: labels count from 0, and there are at most {MOST_CLASSES:,}.")
     return np.asarray(labels, np.int32)
 
 

@@ -119,12 +119,13 @@ def decode_once(
     """
     key = fingerprint(DECODING, collection.source, collection.identity, image_size, image_channels)
     folder = Path(cache_dir).expanduser() / f"{collection.source}-{image_size}x{image_size}x{image_channels}-{key}"
-    if not is_complete(folder, key):
+    records = folder.with_name(f".{folder.name}.records")
+    if not is_complete(folder, key) or records.exists():
         with one_line_when_full(folder.parent, "data.cache_dir"), lock(folder.with_name(f".{folder.name}.lock")):
             if not is_complete(folder, key):
-                records = folder.with_name(f".{folder.name}.records")
                 _decode(collection, records, key, (image_size, image_size, image_channels), max_unreadable)
                 _assemble(collection, records, folder, key, max_unreadable)
+            shutil.rmtree(records, ignore_errors=True)  # of which nothing is needed any more
     image_set = _open(folder, collection, key)
     skipped = image_set.provenance["skipped"]
     if skipped and len(skipped) > max_unreadable * collection.count:
@@ -147,7 +148,7 @@ def one_line_when_full(folder: Path, setting: str) -> Iterator[None]:
 
 def _decode(collection: Collection, folder: Path, key: str, shape: tuple[int, int, int], max_unreadable: float) -> None:
     """Writes one row for each record, a skipped record's being zero, so that a killed process knows where to go on."""
-    if is_complete(folder, key) and (folder / "images.npy").exists():
+    if (folder / "images.npy").exists() and is_complete(folder, key):
         return
     _require_space(collection.count * int(np.prod(shape)), folder)
     layout = {"images": (shape, np.uint8), "labels": ((), np.int32), "status": ((), np.uint8)}
@@ -254,7 +255,6 @@ def _assemble(collection: Collection, records: Path, folder: Path, key: str, max
             np.save(partial / "names.npy", np.array([os.fsencode(collection.name(i)) for i in kept.tolist()]))
         counts = {"images": len(kept), "first_frame_of_several": int(np.sum(status == FIRST_FRAME)), "skipped": skipped}
         write_json(partial / "provenance.json", {"source": collection.source, **collection.provenance, **counts})
-    shutil.rmtree(records)
 
 
 def _reason(collection: Collection, position: int) -> str:

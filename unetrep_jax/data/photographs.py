@@ -25,6 +25,7 @@ PHOTOGRAPHS = {
     "rocket": ("skimage", ("data/rocket.jpg",)),
 }
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+MOST_CROPS = 10_000_000
 HELD_OUT = ("chelsea", "coffee")
 SCALES = (1.0, 0.7, 0.5, 0.35)  # half an octave apart, about
 
@@ -65,8 +66,9 @@ def open_photographs(
     Raises:
       InputError: no crops asked for, `image_size` larger than a photograph, or the packages lack a photograph.
     """
-    if crops < 1:
-        raise InputError(f"data.{'train' if split == 'train' else 'validation'}_crops={crops}: at least 1 is needed.")
+    if not 1 <= crops <= MOST_CROPS:
+        setting = f"data.{'train' if split == 'train' else 'validation'}_crops"
+        raise InputError(f"{setting}={crops}: at least 1 is needed, and at most {MOST_CROPS:,} are made.")
     class_names = tuple(PHOTOGRAPHS)
     names = [name for name in class_names if (name in HELD_OUT) == (split == "validation")]
     paths = {name: _paths(name) for name in names}

@@ -16,7 +16,7 @@ from unetrep_jax.storage import InputError
 # Setting -> the least that it may be.
 LEAST = {
     "batch_size": 1, "draws": 1, "cluster_seeds": 1, "cluster_runs": 1, "untrained_images": 1, "first_images": 1,
-    "spectrum_images": 1, "selectivity_simulations": 1, "neighbours": 1, "location_images": 2, "seed": 0, "images": 0,
+    "spectrum_images": 1, "selectivity_simulations": 1, "neighbours": 1, "location_images": 2, "images": 0,
     "cluster_members": 2, "location_composites": 30, "top_images_per_channel": 2, "top_images_channels": 0,
     "top_images_common": 0, "top_images_targets": 0, "neighbour_targets": 0, "probe_images": 0,
     "memory_images": 2, "emergence_images": 0, "emergence_clusters": 2,
@@ -35,6 +35,8 @@ def usable_settings(settings: Any) -> Any:
         )
     if settings.sigma not in sigmas:
         raise InputError(f"analysis.sigma = {settings.sigma:g} must be one of analysis.sigmas {sigmas}.")
+    if not 0 <= settings.seed < 2**32:
+        raise InputError(f"analysis.seed must lie between 0 and 2^32 - 1; got {settings.seed}.")
     for key, least in LEAST.items():
         if settings[key] < least:
             raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")

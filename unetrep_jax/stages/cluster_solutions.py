@@ -3,8 +3,6 @@
 A stage that was killed loses the solution it was at, and other numbers of clusters find what they share with the last ones.
 """
 
-import contextlib
-import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,8 +65,7 @@ class Solutions:
         """The solution of this name, a NamedTuple of this kind: read, or found and kept."""
         path = self.folder / f"{storage.fingerprint(kind.__name__, *self._common, *name)}.npz"
         self._used.add(path)
-        # A file that cannot be read is not there.
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as kept:
+        if kept := storage.read_arrays(path):
             return kind(*(kept[field] if kept[field].ndim else kept[field].item() for field in kind._fields))
         found = find()
         storage.write_arrays(path, found._asdict())

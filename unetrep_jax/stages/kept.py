@@ -1,8 +1,6 @@
 """What a long computation keeps on disk of the batch that it is working on."""
 
-import contextlib
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,11 @@ class Kept:
 
     def load(self, numbers: np.ndarray, start: Any) -> Any:
         """What was kept of the batch of these samples, a tree like `start`; `start` where nothing was."""
+        kept = storage.read_arrays(self.path)
+        if not kept or str(kept["key"]) != self.key or not np.array_equal(kept["numbers"], numbers):
+            return start
         leaves, tree = jax.tree.flatten(start)
-        with (
-            contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-            np.load(self.path) as kept,
-        ):
-            if str(kept["key"]) == self.key and np.array_equal(kept["numbers"], numbers):
-                return jax.tree.unflatten(tree, [kept[f"leaf{i}"] for i in range(len(leaves))])
-        return start
+        return jax.tree.unflatten(tree, [kept[f"leaf{i}"] for i in range(len(leaves))])
 
     def save(self, numbers: np.ndarray, state: Any) -> None:
         """Keeps the state, a tree of arrays, where enough time has passed since it was last kept."""

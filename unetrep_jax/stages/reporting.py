@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,8 @@ def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: di
     kept = context.outdir / name / "section.json"
     try:
         saved = storage.read_json(kept)
-        if saved["key"] == key and all(
-            (context.outdir / file).with_suffix(f".{kind}").exists()
-            for file, *_ in saved["section"]["figures"]
-            for kind in context.settings.figure_formats
-        ):
+        files = figure_files(context, saved["section"])
+        if saved["key"] == key and saved["checksum"] == storage.fingerprint(saved["section"], files):
             return section_from(saved["section"], context.outdir)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -75,8 +73,16 @@ def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: di
         values = ", ".join(f"{key} = {getattr(context.settings, key)}" for key in stage.settings)
         section = section._replace(text=[*section.text, f"Settings: `{values}`."])
     figures_inside = [(str(p.path.relative_to(context.outdir)), p.caption, p.alt) for p in section.figures]
-    storage.write_json(kept, {"key": key, "section": section._asdict() | {"figures": figures_inside}})
+    content = storage.finite(section._asdict() | {"figures": figures_inside})
+    checksum = storage.fingerprint(content, figure_files(context, content))
+    storage.write_json(kept, {"key": key, "checksum": checksum, "section": content})
     return section
+
+
+def figure_files(context: Context, section: Mapping[str, Any]) -> dict[str, str]:
+    """Files of a section's figures and their checksums; raises OSError when one is missing."""
+    names = [str(Path(file).with_suffix(f".{kind}")) for file, *_ in section["figures"] for kind in context.settings.figure_formats]
+    return {name: storage.sha256(context.outdir / name) for name in names}
 
 
 def section_from(saved: Mapping[str, Any], outdir: Path) -> report.Section:
@@ -103,12 +109,28 @@ def forget_figures(outdir: Path, shown: set[str]) -> None:
     record = outdir / ".figures.json"
     try:
         before = set(storage.read_json(record))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         before = set()
     storage.write_json(record, sorted(shown))
-    for name in before - shown:
-        for kind in figures.FORMATS:
-            (outdir / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+    for path in [*(outdir / "figures").glob("*")]:
+        if path.stem in before - shown and path.suffix.removeprefix(".") in figures.FORMATS:
+            path.unlink(missing_ok=True)
+
+
+def readable_lines(log: Path) -> list[dict[str, Any]]:
+    """The lines of a training log that are whole; says how many are not."""
+    lines, damaged = [], 0
+    for text in log.read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+            whole = "images" in line and ("loss" in line or len(line["psnr"]) == len(line["sigma"]))
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        lines += [line] if whole else []
+        damaged += not whole
+    if damaged:
+        print(f"{log}: {damaged} damaged lines are left out of the training curves", file=sys.stderr)
+    return lines
 
 
 def section_training(context: Context) -> report.Section | None:
@@ -116,7 +138,7 @@ def section_training(context: Context) -> report.Section | None:
     log = context.training_log
     if not log.exists():
         return None
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    lines = readable_lines(log)
     losses, evaluations = [x for x in lines if "loss" in x], [x for x in lines if "psnr" in x]
     if not losses or not evaluations:
         return None

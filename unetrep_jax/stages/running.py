@@ -235,6 +235,7 @@ def run_and_report(context: Context, only: list[str] | None, redo: list[str]) ->
     with storage.lock(context.outdir / ".lock", wait=False):
         left_out = run_stages(context, only, redo)
         write_report(context, left_out)
+        storage.tidy(context.outdir)
     return left_out
 
 

@@ -1,0 +1,83 @@
+"""What an attack is, and how it can end."""
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.faults.children import Result
+
+ATTEMPTS = 6  # other moments that are tried until an attack hits
+
+
+class Broken(Exception):
+    """A promise did not hold."""
+
+
+class Missed(Exception):
+    """The attack hit nothing, as when a process had ended before it was to be killed: it says nothing about the program."""
+
+
+class Impossible(Exception):
+    """This machine does not allow the attack, as when no file system can be mounted."""
+
+
+class Attack(NamedTuple):
+    """One attack.
+
+    Attributes:
+      row: the row of the table that it counts in.
+      promise: what the program promises then, the same in all of a row.
+      name: what is attacked, for the line of a failure.
+      act: attacks, with random numbers of its own; returns when the promise held, raises one of the above when not.
+    """
+
+    row: str
+    promise: str
+    name: str
+    act: Callable[[random.Random], None]
+
+
+class Outcome(NamedTuple):
+    """How an attack ended: "survived", "failed", "missed" or "impossible", and why."""
+
+    attack: Attack
+    number: int
+    ended: str
+    why: str = ""
+
+
+def make(attack: Attack, category: str, number: int, seed: int) -> Outcome:
+    """Attacks until it hits, at most so many times. An error of the attack itself is a failure too: it proves nothing."""
+    why = ""
+    for attempt in range(ATTEMPTS):
+        try:
+            attack.act(random.Random(f"{seed} {category} {number} {attempt}"))
+            return Outcome(attack, number, "survived")
+        except Missed as error:
+            why = str(error)
+        except Impossible as error:
+            return Outcome(attack, number, "impossible", str(error))
+        except Exception as error:
+            return Outcome(
+                attack, number, "failed", f"{'' if isinstance(error, Broken) else type(error).__name__ + ': '}{error}"
+            )
+    return Outcome(attack, number, "missed", why)
+
+
+def require(held: bool, why: str) -> None:
+    """Raises Broken unless it held."""
+    if not held:
+        raise Broken(why)
+
+
+def require_one_line(result: Result, script: str, *words: str, codes: tuple[int, ...] = (2,)) -> None:
+    """A refusal as it should be: its exit code, one line that begins with the script's name and says one of the words."""
+    shown = f"code {result.code}, {result.err[-600:]!r}"
+    require(result.code in codes, f"not refused: {shown}")
+    require(len(result.err.splitlines()) == 1 and result.err.startswith(f"{script}: "), f"not one line: {shown}")
+    require(not words or any(word in result.err for word in words), f"says none of {words}: {shown}")
+
+
+def require_no_traceback(result: Result) -> None:
+    """Nothing that only a programmer understands."""
+    require("Traceback (most recent call last)" not in result.err, f"a traceback: {result.err[-600:]!r}")

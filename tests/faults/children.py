@@ -1,0 +1,253 @@
+"""Commands in processes of their own: forks of this one, which has imported everything and never started JAX itself.
+
+A fork runs the script's file as Python would, from its command line. For the script it is no different from a new process, but
+that figures are made and not rendered and that it begins at once. Kills are real: SIGKILL, sent by the system.
+"""
+
+import contextlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300  # seconds until a process counts as hanging
+WRITES = (
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "shutil.rmtree",
+)  # file operations that Python announces, beside open
+
+
+class Result(NamedTuple):
+    """What a process left."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Child:
+    """A function that runs in a fork; what it prints goes to files, so that it never waits for a reader."""
+
+    def __init__(self, function: Callable[[], int], folder: Path):
+        """Starts it in a folder."""
+        self._files = _outputs()
+        self._began, self._code = time.monotonic(), None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(function, self._files, folder)
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+            self._ended = time.monotonic()
+        return self._code
+
+    def wait(self, patience: float = PATIENCE) -> Result:
+        """Waits for the end; a child that hangs is killed, with exit code -9 and a line that says so."""
+        give_up, hung = time.monotonic() + patience, ""
+        while self.poll() is None:
+            if time.monotonic() > give_up:
+                hung = f"\nhung for {patience:.0f} s\n"
+                self.send(signal.SIGKILL)
+            time.sleep(0.005)
+        return Result(self._code, self.printed(0), self.printed(1) + hung, self._ended - self._began)
+
+    def send(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def printed(self, which: int = 0) -> str:
+        """What it has printed so far, on its output (0) or its error stream (1)."""
+        self._files[which].seek(0)
+        return self._files[which].read()
+
+    def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
+        """Returns whether the condition held before the process ended."""
+        give_up = time.monotonic() + patience
+        while self.poll() is None and time.monotonic() < give_up:
+            if condition():
+                return True
+            time.sleep(0.002)
+        return False
+
+
+def _outputs() -> list[IO[str]]:
+    """Files for what a process prints on its standard output and error."""
+    return [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]
+
+
+def _become(function: Callable[[], int], files: Sequence, folder: Path) -> None:
+    code = 1
+    try:
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
+        for number, file in enumerate(files, 1):
+            os.dup2(file.fileno(), number)
+        os.chdir(folder)
+        code = function()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def start(
+    command: Sequence[object], folder: Path, before: Callable[[], Any] = lambda: None, learn: bool = False
+) -> Child:
+    """Starts a script in a fork; `before` runs there first. Only with `learn` it adds to the compiled programs that all share."""
+
+    def script() -> int:
+        if learn:
+            import jax
+
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        before()
+        sys.argv = [str(ROOT / str(command[0])), *map(str, command[1:])]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return 0
+
+    return Child(script, folder)
+
+
+def call(function: Callable[[], Any], folder: Path = ROOT) -> Any:
+    """What a function gives in a fork, as JSON holds it; raises RuntimeError with its traceback where it failed."""
+    with tempfile.NamedTemporaryFile("r") as answer:
+
+        def ask() -> int:
+            Path(answer.name).write_text(json.dumps(function()))
+            return 0
+
+        result = Child(ask, folder).wait()
+        if result.code:
+            raise RuntimeError(result.err[-2000:])
+        return json.loads(Path(answer.name).read_text())
+
+
+def on_write(folder: Path, act: Callable[[int], None]) -> None:
+    """From now on calls `act` with its number right before each file operation that changes something below `folder`."""
+    count, inside = 0, str(folder)
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal count
+        writes = event in WRITES or (
+            event == "open" and len(arguments) > 2 and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        )
+        if writes and any(
+            isinstance(part, str | os.PathLike) and os.fspath(part).startswith(inside) for part in arguments
+        ):
+            count += 1
+            act(count)
+
+    sys.addaudithook(hook)
+
+
+def signal_at_write(position: int, folder: Path, number: int) -> Callable[[], None]:
+    """For `before`: sends the process this signal right before its so manieth file operation below a folder."""
+
+    def send(count: int) -> None:
+        if count == position:
+            os.kill(os.getpid(), number)
+
+    return lambda: on_write(folder, send)
+
+
+def freeze_at(position: int, folder: Path, sign: Path) -> Callable[[], None]:
+    """For `before`: right before its so manieth file operation below a folder, makes the folder `sign` and waits until it goes."""
+
+    def wait(count: int) -> None:
+        if count == position:
+            sign.mkdir()
+            give_up = time.monotonic() + PATIENCE / 2
+            while sign.exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
+
+    return lambda: on_write(folder, wait)
+
+
+def kill_after(seconds: float) -> Callable[[], None]:
+    """For `before`: another process kills this one after so many seconds, wherever it is then."""
+
+    def watch() -> None:
+        victim = os.pidfd_open(os.getpid())  # a number could be another process by then
+        if os.fork() == 0:
+            ended = select.poll()
+            ended.register(victim, select.POLLIN)
+            if not ended.poll(seconds * 1000):
+                signal.pidfd_send_signal(victim, signal.SIGKILL)
+            os._exit(0)
+
+    return watch
+
+
+def stay_inside(folder: Path) -> None:
+    """From now on no Python code of this process, or of its forks, may change a file elsewhere: what slips harms nobody."""
+    inside, devices = f"{folder}{os.sep}", (os.devnull, "/dev/tty", "/proc/")
+    tempfile.tempdir = str(fresh(folder / "temporary"))
+
+    def hook(event: str, arguments: tuple) -> None:
+        opens = event == "open" and len(arguments) > 2 and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if not opens and event not in (*WRITES, "os.chmod", "os.truncate", "os.symlink"):
+            return
+        if event in WRITES and any(isinstance(part, int) and part >= 0 for part in arguments[-1:]):
+            return  # relative to an open folder, as shutil.rmtree does it, which was asked itself
+        changed = {"os.rename": arguments[:2], "os.symlink": arguments[1:2]}.get(event, arguments[:1])
+        for part in changed:
+            path = os.path.abspath(os.fsdecode(part)) if isinstance(part, str | bytes | os.PathLike) else inside
+            if not f"{path}{os.sep}".startswith(inside) and not path.startswith(devices):
+                raise PermissionError(f"the campaign may not change {path}")
+
+    sys.addaudithook(hook)
+
+
+def import_everything() -> None:
+    """What the scripts import, once for all forks; starts no device."""
+    import grain  # noqa: F401
+    import optax  # noqa: F401
+    import tensorboardX  # noqa: F401
+
+    import configs.default  # noqa: F401
+    import unetrep_jax.checkpoints
+    import unetrep_jax.data
+    import unetrep_jax.figures
+    import unetrep_jax.stages
+    import unetrep_jax.training
+    from tests import running
+
+    unetrep_jax.figures.save = running.save_unrendered
+    unetrep_jax.storage.RowWriter.__init__.__defaults__ = (
+        0.0,
+    )  # rows are recorded at every batch: five seconds are long here
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, empty."""
+    remove(folder)
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,224 @@
+"""Numbers: NaN and infinity, steps that are too large, no noise at all, half precision; and the same run twice and elsewhere."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.faults import children, same
+from tests.faults.attack import Attack, Impossible, require, require_no_traceback, require_one_line
+from tests.faults.scene import Scene
+
+SURELY = "1e18"  # a rate that no training survives
+STOPPED = "stopped with one line that names the step, or survived; all checkpoints kept are finite"
+REFUSED = "refused by name"
+FINITE = "it ends well, all numbers finite, or is refused with one line"
+SAME = "bit for bit the same run"
+CLOSE = "equal losses, gradients and PSNR of the first 16 steps, to 1 part in 10,000 (gradients: 1,000)"
+TOLERANCES = {"loss": 1e-4, "gradient_norm": 1e-3, "psnr": 1e-4}
+EVERY_STEP = {"log__every": 1, "evaluate__every": 4, "train__epochs": 2}
+
+
+def attacks(scene: Scene) -> Iterator[Attack]:
+    """Each kind of number, where it can enter."""
+    for rate in (SURELY, "1e10", "3e4", "1e2") if scene.long else (SURELY,):
+        for dtype in ("float32", "bfloat16"):
+            name = f"rate {rate}, {dtype}"
+            yield Attack("learning rates", STOPPED, name, lambda chance, r=rate, d=dtype: diverges(scene, r, d))
+    for value in ("nan", "inf"):
+        yield Attack(
+            "NaN in a checkpoint", REFUSED, f"{value}, analysed", lambda chance, v=value: spoilt(scene, v, chance)
+        )
+        yield Attack(
+            "NaN in a checkpoint",
+            REFUSED,
+            f"{value}, started from",
+            lambda chance, v=value: spoilt(scene, v, chance, True),
+        )
+        yield Attack("NaN in a gradient", STOPPED, value, lambda chance, v=value: gradient(scene, v, chance))
+    for name, changed in EDGES.items():
+        yield Attack("numbers at the edge", FINITE, name, lambda chance, c=changed: edge(scene, c))
+    for number in range(scene.many(1, 5)):
+        yield Attack("the same seed twice", SAME, f"run {number}", lambda chance: again(scene))
+    for devices in (2, 4) if scene.long else (4,):
+        yield Attack(
+            "other numbers of devices", CLOSE, f"{devices} devices", lambda chance, n=devices: other_devices(scene, n)
+        )
+    yield Attack("other versions of the libraries", CLOSE, "--other-python", lambda chance: other_versions(scene))
+
+
+EDGES = {
+    "no noise": {"noise__sigma_max": 1e-30},
+    "little noise, weighted": {"noise__sigma_max": 1e-6, "train__weight": "inverse_sigma"},
+    "much noise": {"noise__sigma_max": 1e6},
+    "noise beyond float32": {"noise__sigma_max": 3e38},
+    "a rate of almost 0": {"train__learning_rate": 1e-45},
+    "bfloat16": {"model__dtype": "bfloat16"},
+    "bfloat16, much noise": {"model__dtype": "bfloat16", "noise__sigma_max": 1e4},
+    "clipped to almost 0": {"train__clip_norm": 1e-38},
+    "evaluated at 1e-30": {"evaluate__sigma_min": 1e-30},
+    "evaluated at 1e30": {"evaluate__sigma_max": 1e30},
+}
+
+
+def finite_log(scene: Scene) -> list[dict]:
+    """The lines of the log, all of whose numbers must be finite."""
+    log = scene.run / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    for line in lines:
+        require(all(np.isfinite(value).all() for value in line.values()), f"not finite: {line}")
+    return lines
+
+
+def require_finite_checkpoints(scene: Scene) -> None:
+    """All parameters kept are numbers."""
+
+    def unfinished() -> list[str]:
+        from tests.faults.checkpoint_content import training_state
+        from unetrep_jax import checkpoints
+
+        series = scene.run / "last"
+        kept = {
+            step: checkpoints.restore(series, like=training_state(), step=step) for step in checkpoints.steps(series)
+        }
+        leaves = {step: children_of((one.params, one.averaged)) for step, one in kept.items()}
+        return [str(step) for step, arrays in leaves.items() if not all(np.isfinite(array).all() for array in arrays)]
+
+    bad = children.call(unfinished)
+    require(not bad, f"checkpoints that are not finite: {bad}")
+
+
+def children_of(tree: object) -> list:
+    """Leaves of a tree."""
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def diverges(scene: Scene, rate: str, dtype: str) -> None:
+    """Warmed up, so that there is a checkpoint before."""
+    scene.clear()
+    changed = {"train__learning_rate": rate, "train__warmup_steps": 1000, "checkpoint__every": 5, "model__dtype": dtype}
+    result = scene.do(scene.training(**changed, train__epochs=20))
+    if result.code == 0:
+        require(rate != SURELY, "it did not diverge")
+        finite_log(scene)
+        require_finite_checkpoints(scene)
+        return
+    require_one_line(result, "train.py", "training diverged at step", codes=(1,))
+    step, good = (int(text.replace(",", "")) for text in re.findall(r"step ([\d,]+)", result.err)[:2])
+    require(good < step, f"step {good} is called good, {step} was not")
+    finite_log(scene)
+    require_finite_checkpoints(scene)
+
+
+def gradient(scene: Scene, value: str, chance) -> None:
+    """A gradient is spoilt at a random step, as by a broken device."""
+    scene.clear()
+    at = chance.randint(5, 30)
+
+    def plant() -> None:
+        import jax
+        import jax.numpy as jnp
+
+        from unetrep_jax import training
+
+        real = training.train_step
+
+        def spoiling(*arguments, **named):
+            step = real(*arguments, **named)
+
+            def spoilt_step(state, batch):
+                after, metrics = step(state, batch)
+                bad = jnp.where(state.step == at, jnp.float32(value), jnp.float32(1))
+                return after._replace(params=jax.tree.map(lambda leaf: leaf * bad, after.params)), metrics
+
+            return spoilt_step
+
+        training.train_step = spoiling
+
+    result = scene.do(scene.training(), plant)
+    require_one_line(result, "train.py", "training diverged at step", codes=(1,))
+    require_finite_checkpoints(scene)
+
+
+def spoilt(scene: Scene, value: str, chance, start_from: bool = False) -> None:
+    """One parameter of an otherwise whole checkpoint is no number."""
+    scene.clear()
+
+    def write() -> None:
+        import jax
+
+        from unetrep_jax import checkpoints
+
+        opened = checkpoints.open_checkpoint(scene.trained().folder / "run", say=lambda _: None)
+        leaves, tree = jax.tree.flatten(opened.params)
+        leaves = [np.array(leaf) for leaf in leaves]
+        leaves[chance.randrange(len(leaves))].flat[0] = float(value)
+        checkpoints.keep_parameters(
+            scene.arena / "spoilt", 3, params=jax.tree.unflatten(tree, leaves), config=opened.config
+        )
+
+    children.call(write)
+    path = scene.arena / "spoilt" / "3"
+    if start_from:
+        result, script = scene.do(scene.training(train__start_from=path)), "train.py"
+    else:
+        result, script = scene.do(scene.place.analysis(path, "--only", "sparsity")), "analyze.py"
+    require_one_line(result, script, "NaN or infinity")
+
+
+def edge(scene: Scene, changed: dict[str, object]) -> None:
+    """One epoch, and an analysis of it."""
+    scene.clear()
+    result = scene.do(scene.training(train__epochs=1, **changed))
+    require_no_traceback(result)
+    if result.code:
+        require(result.code in (1, 2) and len(result.err.splitlines()) == 1, f"code {result.code}: {result.err[-600:]}")
+        return
+    require(finite_log(scene) != [], "no log")
+    require_finite_checkpoints(scene)
+
+
+def again(scene: Scene) -> None:
+    """Every array, checkpoint and line of the log."""
+    scene.clear()
+    result = scene.do(scene.training())
+    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+    same.require_same(same.run_content(scene.run), scene.trained().content, "the run")
+
+
+def require_close(found: list[dict], expected: list[dict]) -> None:
+    """Equal numbers within the tolerances."""
+    for key, tolerance in TOLERANCES.items():
+        pairs = [[line[key] for line in lines if key in line and line["step"] <= 16] for lines in (found, expected)]
+        require(len(pairs[0]) == len(pairs[1]) > 0, f"{key}: {len(pairs[0])} lines, {len(pairs[1])} expected")
+        worst = max(np.abs(np.divide(a, b) - 1).max() for a, b in zip(*pairs, strict=True))
+        require(worst < tolerance, f"{key} differs by {worst:.1g}")
+
+
+def other_devices(scene: Scene, devices: int) -> None:
+    """The same run on one device and on several."""
+    logs = []
+    for number in (1, devices):
+        scene.clear()
+        result = scene.do(scene.training(devices__cpu_devices=number, **EVERY_STEP))
+        require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+        logs.append(finite_log(scene))
+    require_close(*logs)
+
+
+def other_versions(scene: Scene) -> None:
+    """The same run by an interpreter with other libraries."""
+    if scene.other_python is None:
+        raise Impossible("no --other-python was given")
+    logs, environment = [], children.os.environ | {"JAX_COMPILATION_CACHE_DIR": str(scene.folder / "other programs")}
+    for python in (children.sys.executable, scene.other_python):
+        scene.clear()
+        command = [str(python), str(children.ROOT / "train.py"), *map(str, scene.training(**EVERY_STEP)[1:])]
+        done = subprocess.run(command, cwd=scene.arena, capture_output=True, text=True, env=environment)
+        require(done.returncode == 0, f"{python}: {done.stderr[-600:]}")
+        logs.append(finite_log(scene))
+    require_close(*logs)

@@ -1,0 +1,106 @@
+"""Two at once: two runs in one folder, two analyses of one checkpoint, a cache that two processes need."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from tests.faults import children, same
+from tests.faults.attack import Attack, Missed, require, require_one_line
+from tests.faults.preparation import Preparation
+from tests.faults.scene import Scene
+
+REFUSED = "the second is refused with one line, the first ends as if it had been alone"
+WAITS = "the second waits, and both get the same"
+TAKEN = 10  # file operations, after which a command has taken its folder
+APART = "both end as if they had been alone"
+
+
+def attacks(scene: Scene) -> Iterator[Attack]:
+    """Pairs of commands, the second begun at a random moment of the first."""
+    for number in range(scene.many(2, 10)):
+        yield Attack("two runs in one folder", REFUSED, f"pair {number}", lambda chance: two_runs(scene, chance))
+    for number in range(scene.many(2, 10)):
+        yield Attack("two analyses of one run", REFUSED, f"pair {number}", lambda chance: two_analyses(scene, chance))
+    for number in range(scene.many(3, 20)):
+        yield Attack("a cache made twice", WAITS, f"pair {number}", lambda chance: two_caches(scene, chance))
+    for number in range(scene.many(1, 5)):
+        yield Attack(
+            "training on while analysed", APART, f"pair {number}", lambda chance: analysis_beside(scene, chance)
+        )
+
+
+def frozen(scene: Scene, begin: Callable, moment: int) -> children.Child:
+    """A command that stands still right before so manieth file operation, until `release`."""
+    sign = scene.folder / "frozen"
+    children.remove(sign)
+    first = begin(children.freeze_at(moment, scene.arena, sign))
+    if not first.wait_until(sign.exists):
+        raise Missed("the first had ended")
+    return first
+
+
+def release(scene: Scene, first: children.Child) -> None:
+    """Lets it go on, to a good end."""
+    children.remove(scene.folder / "frozen")
+    result = first.wait()
+    require(result.code == 0, f"the first ended with {result.code}: {result.err[-600:]}")
+
+
+def two_runs(scene: Scene, chance: random.Random) -> None:
+    """The second begins while the first is anywhere behind its first file operations, with which it takes the folder."""
+    reference = scene.trained()
+    scene.clear()
+    moment = chance.randint(TAKEN, reference.writes)
+    first = frozen(scene, lambda before: scene.start(scene.training(), before), moment)
+    second = scene.do(scene.training())
+    release(scene, first)
+    require_one_line(second, "train.py", "in use by another process")
+    same.require_same(same.run_content(scene.run), reference.content, "the run")
+    same.require_tidy(scene.arena)
+
+
+def two_analyses(scene: Scene, chance: random.Random) -> None:
+    """The same of two analyses, all of whose stages are to be made."""
+    reference = scene.analysed()
+    scene.lay(scene.trained())
+    moment = chance.randint(TAKEN, reference.writes)
+    first = frozen(scene, lambda before: scene.start(scene.analysis(), before), moment)
+    second = scene.do(scene.analysis())
+    release(scene, first)
+    require_one_line(second, "analyze.py", "in use by another process")
+    same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
+    same.require_tidy(scene.arena)
+
+
+def two_caches(scene: Scene, chance: random.Random) -> None:
+    """Three processes open the same images, of which the first stands still for a while."""
+    preparation = Preparation(scene)
+    reference = preparation.reference()
+    scene.clear()
+    first = frozen(scene, preparation.start, chance.randint(1, reference.writes))
+    others = [preparation.start() for _ in range(2)]
+    time.sleep(0.5)
+    release(scene, first)
+    sums = [json.loads(first.printed())["sum"]]
+    for child in others:
+        result = child.wait()
+        require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+        sums.append(json.loads(result.out)["sum"])
+    require(len(set(sums)) == 1, f"they got different images: {sums}")
+    same.require_same(same.folder_content(scene.arena), reference.content, "the cache")
+    same.require_tidy(scene.arena)
+
+
+def analysis_beside(scene: Scene, chance: random.Random) -> None:
+    """A run is analysed, into another folder, while it stands still somewhere in its second half; then it goes on."""
+    reference = scene.trained()
+    scene.clear()
+    moment = chance.randint(reference.writes // 2, reference.writes)
+    first = frozen(scene, lambda before: scene.start(scene.training(), before), moment)
+    command = scene.place.analysis(scene.run, "--outdir", scene.arena / "out", "--only", "architecture")
+    second = scene.do(command)
+    release(scene, first)
+    require(second.code == 0, f"the analysis: code {second.code}, {second.err[-600:]}")
+    require((scene.arena / "out" / "report.html").stat().st_size > 0, "no report")
+    same.require_same(same.run_content(scene.run), reference.content, "the run")
