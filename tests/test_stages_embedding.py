@@ -133,7 +133,7 @@ def test_a_distance_is_that_of_plain_loops_over_levels_draws_and_directions(made
 
 def killed_after(monkeypatch, appends):
     """Makes the computation end after so many appends; lists all of them."""
-    monkeypatch.setattr(storage.time, "monotonic", itertools.count(0, 10).__next__)  # time to record, at every look
+    monkeypatch.setattr("time.monotonic", itertools.count(0, 10).__next__)  # time to record, at every look
     original, calls = storage.RowWriter.append, []
 
     def append(self, **rows):

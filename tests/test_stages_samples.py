@@ -86,7 +86,7 @@ def test_samples_stay_when_only_what_they_are_compared_with_changes(make_context
 def test_phi_of_training_images_goes_on_where_it_was(make_context, tmp_path, monkeypatch):  # noqa: F811
     context = make_context()
     images, folder = context.images.images, tmp_path / "phi"
-    monkeypatch.setattr(storage.time, "monotonic", itertools.count(0, 10).__next__)  # time to record, at every look
+    monkeypatch.setattr("time.monotonic", itertools.count(0, 10).__next__)  # time to record, at every look
     original, calls = storage.RowWriter.append, []
 
     def append(self, **rows):

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -236,8 +237,8 @@ def test_a_writer_killed_at_the_very_end_leaves_nothing_behind(tmp_path, monkeyp
     writer = storage.RowWriter(tmp_path / "r", "k", 3, ARRAYS)
     writer.append(**rows(0, 3))
     with monkeypatch.context() as patch:
-        after = {"complete": "_put_in_place", "named": "shutil"}[moment]
-        patch.setattr(storage, after, None)  # the process ends here
+        after = {"complete": "rows.put_in_place", "named": "folders.shutil"}[moment]
+        patch.setattr(f"unetrep_jax.storage.{after}", None)  # the process ends here
         with pytest.raises((TypeError, AttributeError)):
             writer.finish()
     again = storage.RowWriter(tmp_path / "r", "k", 3, ARRAYS)
@@ -310,9 +311,9 @@ def test_an_object_in_an_array_file_is_never_unpickled(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize(("limit", "enough"), [(10**9, False), (10**12, True), (storage.resource.RLIM_INFINITY, True)])
+@pytest.mark.parametrize(("limit", "enough"), [(10**9, False), (10**12, True), (resource.RLIM_INFINITY, True)])
 def test_a_limit_on_memory_in_which_nothing_starts_is_refused(monkeypatch, limit, enough):
-    monkeypatch.setattr(storage.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     if enough:
         storage.require_memory()
     else:
@@ -322,7 +323,7 @@ def test_a_limit_on_memory_in_which_nothing_starts_is_refused(monkeypatch, limit
 
 def test_progress_tells_speed_and_time_left(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with storage.Progress("sweep", 1000, done=100) as progress:
         now[0] += 20
