@@ -7,8 +7,6 @@ SIGTERM save first.
 
 import contextlib
 import functools
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -19,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import configs
-from unetrep_jax import storage
+from unetrep_jax import logs, storage
+from unetrep_jax.logs import say
 from unetrep_jax.storage import InputError
 
 # Settings that a resumed run may change: they say where, how often and how long, not what is computed.
@@ -54,6 +53,11 @@ class Run(NamedTuple):
     def images_per_epoch(self) -> int:
         """Training images."""
         return len(self.train_set.images)
+
+    @property
+    def length(self) -> logs.Length:
+        """For the log."""
+        return logs.Length(self.config.train.batch_size, self.images_per_epoch, self.total_steps)
 
     @property
     def milestones(self) -> set[int]:
@@ -342,151 +346,6 @@ class Evaluation:
         return np.clip(np.concatenate(rows), 0, 1)
 
 
-class Log:
-    """`metrics.jsonl`, TensorBoard and one line on the screen. Only process 0 writes."""
-
-    def __init__(self, run: Run, step: int, checksum: str | None):
-        """Opens the logs so that the next line is that of the first step after `step`; says so where `checksum` is of others."""
-        from unetrep_jax import devices
-
-        self._writes = devices.process_index() == 0
-        self._run, self._psnr, self._began, self._paused = run, "", (time.monotonic(), step), 0.0
-        if not self._writes:
-            return
-        path = run.workdir / "metrics.jsonl"
-        written = path.read_bytes().splitlines() if path.exists() else []
-        lines = [line for line in written if _step_of(line) <= step]
-        self._digest = hashlib.sha256(b"".join(line + b"\n" for line in lines))
-        if checksum not in (None, self.checksum()):
-            print(
-                f"{path} is damaged: up to step {step:,} it is not what it was when that step was saved; {len(lines)} readable "
-                "lines of it are kept.",
-                file=sys.stderr,
-            )
-        storage.write_atomically(path, b"".join(line + b"\n" for line in lines))
-        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
-        self._board = Board(run.workdir / "tensorboard", step + 1)
-
-    def _write(self, line: dict) -> None:
-        # Nothing that depends on the clock goes in: a run that was killed and resumed leaves the same lines.
-        text = json.dumps(line).encode() + b"\n"
-        self._file.write(text)
-        self._file.flush()
-        self._digest.update(text)
-
-    def checksum(self) -> str:
-        """sha256 of all lines so far."""
-        return self._digest.hexdigest() if self._writes else ""
-
-    def training(self, step: int, loss: float, gradient_norm: float, rate: float) -> None:
-        """Means over the steps since the last line."""
-        if not self._writes:
-            return
-        config, run = self._run.config, self._run
-        images = step * config.train.batch_size
-        self._write(
-            {"step": step, "images": images, "loss": loss, "gradient_norm": gradient_norm, "learning_rate": rate}
-        )
-        speed = self._images_per_second(step)
-        for name, value in {
-            "loss": loss,
-            "gradient_norm": gradient_norm,
-            "learning_rate": rate,
-            "images_per_second": speed,
-        }.items():
-            self._board.add_scalar(f"train/{name}", value, step)
-        left = storage.duration((run.total_steps - step) * config.train.batch_size / speed)
-        epoch = images / run.images_per_epoch
-        say(
-            f"step {step:,}/{run.total_steps:,} (epoch {epoch:.2f})  loss {loss:.2f}{self._psnr}  "
-            f"{speed:,.0f} images/s  {left} left"
-        )
-
-    def evaluation(self, step: int, sigmas: Any, psnr: Any, noisy_psnr: Any, pictures: Any, seconds: float) -> None:
-        """Validation PSNR by noise level, in dB."""
-        self._paused += seconds
-        if not self._writes:
-            return
-        self._psnr = f"  validation PSNR {psnr.mean():.2f} dB"
-        rows = {"sigma": sigmas, "psnr": psnr, "noisy_psnr": noisy_psnr}
-        self._write(
-            {
-                "step": step,
-                "images": step * self._run.config.train.batch_size,
-                **{k: [round(float(x), 6) for x in v] for k, v in rows.items()},
-            }
-        )
-        for sigma, value in zip(sigmas, psnr, strict=True):
-            self._board.add_scalar(f"validation_psnr/sigma_{sigma:.3f}", value, step)
-        self._board.add_scalar("validation_psnr/mean", psnr.mean(), step)
-        self._board.add_image("validation/clean_noisy_denoised", pictures, step)
-        table = "  ".join(f"{value:.1f} ({noisy:.1f})" for value, noisy in zip(psnr, noisy_psnr, strict=True))
-        say(f"  validation PSNR in dB (of the noisy input) at sigma {sigmas[0]:.2g} to {sigmas[-1]:.2g}: {table}")
-
-    def _images_per_second(self, step: int) -> float:
-        """Training speed since the last line, evaluations left out."""
-        now = time.monotonic()
-        (before, first), self._began = self._began, (now, step)
-        seconds, self._paused = now - before - self._paused, 0.0
-        return (step - first) * self._run.config.train.batch_size / max(seconds, 1e-9)
-
-    def close(self) -> None:
-        """Closes the files."""
-        if self._writes:
-            with contextlib.closing(self._board), contextlib.closing(self._file):
-                pass
-
-
-class Board:
-    """TensorBoard's event file, written here and now.
-
-    tensorboardX's SummaryWriter writes from a thread of its own; when the disk is full that thread ends, and the run waits for it
-    for ever.
-    """
-
-    def __init__(self, folder: Path, purge_step: int):
-        """Begins a file; TensorBoard will hide what earlier files say of `purge_step` and later."""
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._file = event_pb2.Event, EventsWriter(str(folder / "events"))
-        self._add(purge_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-
-    def _add(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
-        self._file.flush()
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """One value of a curve."""
-        from tensorboardX import summary
-
-        self._add(step, summary=summary.scalar(name, float(value)))
-
-    def add_image(self, name: str, picture: Any, step: int) -> None:
-        """A picture [h w c] in [0, 1]."""
-        from tensorboardX import summary
-
-        self._add(step, summary=summary.image(name, picture, dataformats="HWC"))
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def _step_of(line: bytes) -> float:
-    """The step of a line of metrics.jsonl; infinity for a line that was cut short or damaged."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def say(text: str) -> None:
-    """One line on the screen."""
-    print(text, flush=True)
-
-
 def finite_rows(metrics: list, last_step: int) -> list[list[float]]:
     """[[loss, gradient norm], ...] on the host, of the steps up to `last_step`; raises DivergedError where one is not finite."""
     rows = [[float(value) for value in step] for step in metrics]
@@ -546,7 +405,8 @@ class Loop:
             series.discard_after(self.step)
         self.state = devices.replicate(state)
         self.advance = make_step(run, optimizer)
-        self.evaluation, self.log, self.stop = Evaluation(run), Log(run, self.step, self._logged), devices.StopRequest()
+        self.evaluation, self.stop = Evaluation(run), devices.StopRequest()
+        self.log = logs.Log(run.workdir, run.length, self.step, writes=devices.process_index() == 0, checksum=self._logged)
 
     def _restore(self, state: Any) -> Any:
         from unetrep_jax import checkpoints

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
     "markdown": {"report"},
+    "logs": set(),
     "stages": {
         "baselines", "clusters", "data", "denoiser", "densities", "devices", "explorer", "figures", "markdown", "measures",
         "neighbours", "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli",
@@ -50,7 +51,7 @@ ONLY_IN = {
     "ml_collections": {"configs"},
     "tensorflow_datasets": {"data"},
     "grain": {"data"},
-    "tensorboardX": {"train"},
+    "tensorboardX": {"logs"},
 }
 
 
