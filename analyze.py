@@ -183,8 +183,9 @@ def course(run: Path, analysed: Any) -> dict[str, Any]:
 
     kept = checkpoints.step_folders(run / "milestones")
     plain = {folder: checkpoints.read_config(folder) for folder in kept}
-    if bad := [folder for folder, settings in plain.items() if not settings or not checkpoints.is_sealed(folder)]:
-        raise InputError(f"{bad[0]} is damaged: its configuration or manifest cannot be read; remove it, and the others are shown.")
+    for folder in [folder for folder in kept if not plain[folder] or not checkpoints.is_sealed(folder)]:
+        print(f"{folder} is damaged: its configuration or manifest cannot be read; it is left out.", file=sys.stderr)
+        kept.remove(folder)
     if not kept:
         return {}
     config = configs.from_plain(plain[kept[0]])

@@ -440,6 +440,7 @@ class Loop:
         finite_rows(self.recent, self.step)
         began = time.monotonic()
         params = devices.to_host(self.state.averaged if self.average else self.state.params)
+        require_finite(params, self.step)
         psnr, noisy_psnr = self.evaluation.psnr(params)
         pictures = self.evaluation.pictures(params)
         self.log.evaluation(self.step, self.evaluation.sigmas, psnr, noisy_psnr, pictures, time.monotonic() - began)
@@ -550,6 +551,15 @@ def own(workdir: Path) -> contextlib.AbstractContextManager:
     return storage.lock(workdir / ".lock", wait=False)
 
 
+def in_company() -> bool:
+    """Whether this process is one of several that make a run."""
+    if "jax" not in sys.modules:
+        return False
+    from unetrep_jax import devices
+
+    return devices.process_count() > 1
+
+
 def explain(error: RuntimeError) -> str:
     """See `devices.explain`."""
     from unetrep_jax import devices
@@ -594,6 +604,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == LOST:
-        os._exit(code)  # or JAX would wait for the process that was lost
+    if code and in_company():
+        os._exit(code)  # or JAX would wait for the others, which may wait for this one
     sys.exit(code)

@@ -133,3 +133,20 @@ def test_only_flags_that_this_xla_has_are_set_and_only_without_other_devices_plu
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [f"{group}.cuda"])
     assert not devices._has_only_cpus()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory", "not enough memory"),
+        ("UNAVAILABLE: Connection reset by peer", "was lost"),
+        ("INTERNAL: Gloo all-reduce failed: Connection closed by peer", "was lost"),
+        ("INTERNAL: cuDNN error", ""),
+        ("INVALID_ARGUMENT: shapes differ", ""),
+    ],
+)
+def test_errors_of_the_devices_are_explained_and_others_are_not(monkeypatch, text, said):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    explained = devices.explain(jax.errors.JaxRuntimeError(text))
+    assert said in explained and bool(explained) == bool(said)
+    assert devices.explain(RuntimeError(text)) == ""

@@ -13,7 +13,8 @@ from PIL import Image
 from running import Moment
 
 import analyze
-from unetrep_jax import stages
+import configs
+from unetrep_jax import checkpoints, stages
 
 STAGES = analyze.STAGES
 FIGURES = {
@@ -214,3 +215,17 @@ def test_a_full_disk_costs_nothing_that_was_there(place, copy):
     assert re.match("analyze.py: .*(File too large|No space left)", result.err)
     after = running.snapshot(copy / "analysis")
     assert {name: after[name] for name in before} == before
+
+
+def test_a_damaged_milestone_is_named_and_left_out(tmp_path, monkeypatch, capsys):
+    config = configs.from_plain({})
+    folders = [tmp_path / "milestones" / step for step in ("2", "4", "8")]
+    plain = {folder.name: configs.plain(config) for folder in folders} | {"2": {}}
+    monkeypatch.setattr(checkpoints, "step_folders", lambda _: list(folders))
+    monkeypatch.setattr(checkpoints, "read_config", lambda folder: plain[folder.name])
+    monkeypatch.setattr(checkpoints, "is_sealed", lambda folder: folder.name != "8")
+    monkeypatch.setattr(analyze, "before_training", lambda _: "random")
+    monkeypatch.setattr(analyze, "milestone", lambda folder, _: folder.name)
+    assert analyze.course(tmp_path, config) == {tmp_path.name: ("random", "4")}
+    first, second = capsys.readouterr().err.splitlines()
+    assert str(folders[0]) in first and str(folders[2]) in second and "left out" in first

@@ -158,16 +158,16 @@ def test_few_channels_and_images_without_labels(make_context, handed, channels):
 
 
 def test_images_from_files_have_their_names(make_context, handed):  # noqa: F811
-    names = np.array([f"a/{i}.png".encode() for i in range(58)] + ["\u00e9".encode(), b"\xe9"])
+    names = (*(f"a/{i}.png" for i in range(58)), "\u00e9", "\udce9")  # the last is no text for the file system
     images = image_set(60)._replace(names=names, fingerprint="named")
     stages.run_stages(make_context()._replace(images=images), ["explorer"], [])
     assert list(handed[0].names) == [*(f"a/{i}.png" for i in range(58)), "\u00e9", "\ufffd"]
 
 
 def test_names_follow_the_images_that_are_chosen():
-    images = image_set(60)._replace(names=np.array([str(i).encode() for i in range(60)]))
+    images = image_set(60)._replace(names=tuple(map(str, range(60))))
     chosen, _ = stages.usable_images(images, configs.from_plain({"analysis": {"images": 30, "clusters": (3,)}}).analysis)
-    positions = np.array(chosen.names.astype(int))
+    positions = np.array(chosen.names, int)
     assert len(positions) == 30
     np.testing.assert_array_equal(chosen.images, images.images[positions])
 

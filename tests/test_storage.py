@@ -1,5 +1,6 @@
 """Files survive kills, changed bytes are noticed, numbers are readable."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -207,6 +208,44 @@ def test_a_folder_that_is_made_again_is_complete_again(tmp_path):
     assert storage.is_complete(complete_folder(tmp_path), "k")
 
 
+def test_checksums_of_rows_are_those_of_their_files(tmp_path):
+    writer = storage.RowWriter(tmp_path / "r", "k", 4, ARRAYS)
+    writer.append(**rows(0, 2))
+    writer.close()
+    writer = storage.RowWriter(tmp_path / "r", "k", 4, ARRAYS)
+    writer.append(**rows(2, 2))
+    writer.finish()
+    record = storage.read_json(tmp_path / "r" / storage.COMPLETE)
+    assert record["sha256"] == {f"{name}.npy": storage.sha256(tmp_path / "r" / f"{name}.npy") for name in ARRAYS}
+
+
+def test_large_folders_are_compared_only_where_size_or_time_differ(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unetrep_jax.storage.folders.LARGE", 10)
+    folder = complete_folder(tmp_path)
+    monkeypatch.setattr("unetrep_jax.storage.folders.sha256", None)
+    assert storage.is_complete(folder, "k")
+    monkeypatch.undo()
+    monkeypatch.setattr("unetrep_jax.storage.folders.LARGE", 10)
+    flip(folder / "a.npz")
+    assert not storage.is_complete(folder, "k")
+    assert "a.npz changed" in capsys.readouterr().err
+
+
+def test_a_file_that_the_system_does_not_give_is_no_damage(tmp_path, monkeypatch):
+    storage.write_arrays(tmp_path / "a.npz", {"x": np.arange(3)})
+    folder = complete_folder(tmp_path)
+
+    def fails(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr("pathlib.Path.read_bytes", fails)
+        storage.read_arrays(tmp_path / "a.npz")
+    monkeypatch.setattr("unetrep_jax.storage.folders.sha256", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        storage.is_complete(folder, "k")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "3", '{"key": ["k"]}'])
 def test_a_damaged_record_of_completeness_means_not_written(tmp_path, content):
     folder = complete_folder(tmp_path)
@@ -223,6 +262,16 @@ def test_rows_that_changed_while_a_writer_was_away_are_made_again(tmp_path, caps
         harm(tmp_path / ".r.partial")
         assert storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS).rows_done == 0
         assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("done", [-1, 3, 5, 6, 7])
+def test_a_record_of_more_or_fewer_rows_than_there_are_is_not_believed(tmp_path, done):
+    writer = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS)
+    writer.append(**rows(0, 4))
+    writer.close()
+    record = tmp_path / ".r.partial" / storage.PROGRESS
+    storage.write_json(record, storage.read_json(record) | {"done": done})
+    assert storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS).rows_done == 0
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": {}, "done": 3}'])
@@ -263,16 +312,16 @@ storage.write_atomically(sys.argv[1], "new")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_tidying_removes_what_nobody_goes_on_from_and_nothing_else(tmp_path):
-    folder = complete_folder(tmp_path)
-    (tmp_path / "deep").mkdir()
-    for name in (".f.old", ".g.old", ".h.partial", "deep/.f.old"):
+def test_tidying_removes_what_nobody_goes_on_from_and_nothing_of_others(tmp_path):
+    (tmp_path / "f" / "deep").mkdir(parents=True)
+    for name in (".f.old", ".g.old", ".h.partial", ".mine.old", "mine"):
         (tmp_path / name).mkdir()
-    for name in (".x.json.partial", "deep/..f.state.npz.partial", ".h.partial/.progress.json.partial", ".h.partial/a.npy", ".lock"):
+    ours = (".f.json.partial", "f/.x.partial", "f/deep/.y.partial", "..f.state.npz.partial")
+    for name in (*ours, ".other.partial", "mine/.z.partial"):
         (tmp_path / name).write_text("")
-    storage.tidy(tmp_path)
-    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if folder not in (path, *path.parents)}
-    assert found == {".g.old", ".h.partial", ".h.partial/a.npy", "deep", "deep/.f.old", ".lock"}
+    storage.tidy(tmp_path, ["f", "f.json", "g", "h"])
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == {"f", "f/deep", ".g.old", ".h.partial", ".mine.old", ".other.partial", "mine", "mine/.z.partial"}
 
 
 def test_arrays_of_which_any_byte_changed_are_not_there(tmp_path):

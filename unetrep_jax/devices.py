@@ -10,6 +10,7 @@ import importlib.util
 import mmap
 import os
 import platform
+import re
 import signal
 import sys
 import warnings
@@ -28,6 +29,8 @@ from unetrep_jax.storage import InputError, fingerprint
 
 AXIS = "devices"
 SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as lost
+# What errors say when another process of the run is gone: their kind, or who could not reach it.
+LOSS = re.compile(r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|[Gg]loo|[Cc]onnection|coordination service", re.ASCII)
 MOST_CPU_DEVICES = 256  # each has threads of its own
 
 
@@ -142,7 +145,7 @@ def explain(error: Exception) -> str:
     first = " ".join(str(error).split())[:200]
     if first.startswith("RESOURCE_EXHAUSTED"):
         return f"there is not enough memory on the devices ({first}); use smaller batches, images or model.channels."
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and LOSS.search(first):
         return f"another process of this run was lost ({first}); start all of them again: the run goes on from its last checkpoint."
     return ""
 

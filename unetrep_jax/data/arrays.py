@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from unetrep_jax.data.image_set import ImageSet
-from unetrep_jax.storage import UNREADABLE, InputError, fingerprint
+from unetrep_jax.storage import UNREADABLE, InputError, fingerprint, is_refused
 
 MOST_CLASSES = 1_000_000  # each gets a name
 
@@ -59,6 +59,8 @@ def _map(path: str, setting: str) -> np.ndarray:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{setting}={path!r} is not there: give a .npy file.") from error
     except UNREADABLE as error:
+        if is_refused(error):
+            raise
         raise InputError(f"{setting}={path!r} is not a readable .npy array of numbers, or is cut short.") from error
     if not isinstance(found, np.ndarray):
         raise InputError(f"{setting}={path!r} is an archive of arrays (.npz): save the one array of images as a .npy file.")

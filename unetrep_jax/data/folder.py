@@ -63,14 +63,14 @@ def open_folder(
     images = Collection(
         source="folder",
         where=str(root),
-        identity=[chosen, class_names, "with names"],
+        identity=[chosen, class_names],
         count=len(chosen),
         fetch=lambda start, stop: chosen[start:stop],
         decode=decode,
         name=lambda i: chosen[i].name,
         class_names=class_names,
         provenance={"from": str(root), "split": part, "files": len(chosen), "ignored_files": ignored},
-        keeps_names=True,
+        of_files=True,
     )
     return decode_once(
         images, image_size=image_size, image_channels=image_channels, cache_dir=cache_dir, max_unreadable=max_unreadable

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Integer, Shaped, UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from unetrep_jax.storage import (
+    COMPLETE,
     InputError,
     Progress,
     RowWriter,
@@ -41,8 +42,7 @@ class ImageSet(NamedTuple):
       class_names: name of each class; () where there are none.
       provenance: JSON-like: the source, where it came from, counts, which records were skipped and why.
       fingerprint: identifies the content: another source, split, size or changed file gives another one.
-      names: file of each image, relative to the folder, as the file system spells it, bytes [n], a read-only memory map;
-        None where the images are not files of their own.
+      names: file of each image, relative to the folder; () where the images are not files of their own.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -50,7 +50,7 @@ class ImageSet(NamedTuple):
     class_names: tuple[str, ...]
     provenance: dict[str, Any]
     fingerprint: str
-    names: Shaped[np.ndarray, " n"] | None = None
+    names: tuple[str, ...] = ()
 
 
 class Unreadable(Exception):
@@ -84,7 +84,7 @@ class Collection(NamedTuple):
       name: position -> what a person calls that record.
       class_names: name of each class, () without classes.
       provenance: JSON-like facts to keep with the images.
-      keeps_names: whether `name` is kept beside each image.
+      of_files: whether the records are files, whose names are of use beside the images.
     """
 
     source: str
@@ -96,7 +96,7 @@ class Collection(NamedTuple):
     name: Callable[[int], str]
     class_names: tuple[str, ...]
     provenance: dict[str, Any]
-    keeps_names: bool = False
+    of_files: bool = False
 
 
 def decode_once(
@@ -244,15 +244,14 @@ def _assemble(collection: Collection, records: Path, folder: Path, key: str, max
     if skipped:
         text = f"{len(skipped)} of {collection.count} images were left out ({_first(reasons)})"
         print(f"{collection.where}: {text}", file=sys.stderr)
-    with replacing(folder, key) as partial:
+    checksums = {} if skipped else read_json(records / COMPLETE)["sha256"]
+    with replacing(folder, key, {name: checksums[name] for name in checksums if name == "images.npy"}) as partial:
         if skipped:
             _copy_rows(np.load(records / "images.npy", mmap_mode="r"), kept, partial / "images.npy")
         else:
             os.replace(records / "images.npy", partial / "images.npy")
         if collection.class_names:
             np.save(partial / "labels.npy", labels[kept])
-        if collection.keeps_names:
-            np.save(partial / "names.npy", np.array([os.fsencode(collection.name(i)) for i in kept.tolist()]))
         counts = {"images": len(kept), "first_frame_of_several": int(np.sum(status == FIRST_FRAME)), "skipped": skipped}
         write_json(partial / "provenance.json", {"source": collection.source, **collection.provenance, **counts})
 
@@ -275,5 +274,7 @@ def _copy_rows(images: UInt8[np.ndarray, "n h w c"], rows: Integer[np.ndarray, "
 def _open(folder: Path, collection: Collection, key: str) -> ImageSet:
     labels = np.load(folder / "labels.npy") if collection.class_names else None
     images = np.load(folder / "images.npy", mmap_mode="r")
-    names = np.load(folder / "names.npy", mmap_mode="r") if collection.keeps_names else None
-    return ImageSet(images, labels, collection.class_names, read_json(folder / "provenance.json"), key, names)
+    provenance = read_json(folder / "provenance.json")
+    names = map(collection.name, range(collection.count)) if collection.of_files else ()
+    kept = tuple(name for name in names if name not in provenance["skipped"])
+    return ImageSet(images, labels, collection.class_names, provenance, key, kept)

@@ -36,11 +36,16 @@ def decode_file(file: Path | io.BytesIO, *, image_size: int, image_channels: int
       label: passed on.
 
     Raises:
-      Unreadable: damaged, no image, smaller than `image_size`, or pixels without a defined range (32-bit integer,
+      OSError: the file cannot be read now.
+      Unreadable: damaged, no image, no permission, smaller than `image_size`, or pixels without a defined range (32-bit integer,
         float).
     """
     try:
-        with Image.open(file) as image:
+        content = file if isinstance(file, io.BytesIO) else io.BytesIO(file.read_bytes())
+    except (PermissionError, IsADirectoryError) as error:  # this file's own; that a disk is away for a while is not
+        raise Unreadable(error.strerror) from error
+    try:
+        with Image.open(content) as image:
             several = getattr(image, "n_frames", 1) > 1
             # A JPEG decodes several times faster at 1/2, 1/4 or 1/8; at least twice the size is left to the filter.
             image.draft(None, (2 * image_size, 2 * image_size))
@@ -48,7 +53,7 @@ def decode_file(file: Path | io.BytesIO, *, image_size: int, image_channels: int
             opaque = _over_white(_eight_bits(upright))
             pixels = square(opaque.convert("L" if image_channels == 1 else "RGB"), image_size)
     except DECODER_ERRORS as error:
-        raise Unreadable(_one_line(error, file)) from error
+        raise Unreadable(_one_line(error)) from error
     return Decoded(pixels, label, several)
 
 
@@ -88,7 +93,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA"))
 
 
-def _one_line(error: Exception, file: Path | io.BytesIO) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image, or damaged"
-    return " ".join(str(error).replace(str(file), "").split()) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

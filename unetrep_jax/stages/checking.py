@@ -78,7 +78,7 @@ def usable_images(images: ImageSet, settings: Any) -> tuple[ImageSet, Any]:
         return images, settings
     chosen = spread(total, count)
     labels = None if images.labels is None else images.labels[chosen]
-    names = None if images.names is None else images.names[chosen]
+    names = tuple(images.names[i] for i in chosen) if images.names else ()
     fingerprint = f"{images.fingerprint}, {count} of them"
     return images._replace(images=images.images[chosen], labels=labels, names=names, fingerprint=fingerprint), settings
 

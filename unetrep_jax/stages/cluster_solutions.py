@@ -65,7 +65,8 @@ class Solutions:
         """The solution of this name, a NamedTuple of this kind: read, or found and kept."""
         path = self.folder / f"{storage.fingerprint(kind.__name__, *self._common, *name)}.npz"
         self._used.add(path)
-        if kept := storage.read_arrays(path):
+        kept = storage.read_arrays(path) or {}
+        if kept.keys() == set(kind._fields):
             return kind(*(kept[field] if kept[field].ndim else kept[field].item() for field in kind._fields))
         found = find()
         storage.write_arrays(path, found._asdict())

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def run_explorer(context: Context, folder: Path, key: str) -> None:
         level=level_of(context),
         facts={name: str(fact) for name, fact in context.facts.items()},
         images=context.images.images,
-        names=() if context.images.names is None else [shown_name(name) for name in context.images.names.tolist()],
+        names=[shown_name(name) for name in context.images.names],
         labels=context.images.labels,
         class_names=context.images.class_names,
         phi=values,
@@ -86,9 +87,9 @@ def run_explorer(context: Context, folder: Path, key: str) -> None:
         storage.write_json(partial / "summary.json", {"images": len(values), "megabytes": total / 1e6})
 
 
-def shown_name(name: bytes) -> str:
+def shown_name(name: str) -> str:
     """A file's name as text; bytes that are none show as the replacement character."""
-    return name.decode(errors="replace")
+    return os.fsencode(name).decode(errors="replace")
 
 
 def arrays_of(context: Context, stage: str) -> dict[str, np.ndarray]:

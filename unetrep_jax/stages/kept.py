@@ -21,11 +21,14 @@ class Kept:
 
     def load(self, numbers: np.ndarray, start: Any) -> Any:
         """What was kept of the batch of these samples, a tree like `start`; `start` where nothing was."""
-        kept = storage.read_arrays(self.path)
-        if not kept or str(kept["key"]) != self.key or not np.array_equal(kept["numbers"], numbers):
-            return start
+        kept = storage.read_arrays(self.path) or {}
         leaves, tree = jax.tree.flatten(start)
-        return jax.tree.unflatten(tree, [kept[f"leaf{i}"] for i in range(len(leaves))])
+        names = [f"leaf{i}" for i in range(len(leaves))]
+        if kept.keys() != {"key", "numbers", *names}:
+            return start
+        if str(kept["key"]) != self.key or not np.array_equal(kept["numbers"], numbers):
+            return start
+        return jax.tree.unflatten(tree, [kept[name] for name in names])
 
     def save(self, numbers: np.ndarray, state: Any) -> None:
         """Keeps the state, a tree of arrays, where enough time has passed since it was last kept."""

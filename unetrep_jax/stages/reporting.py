@@ -15,6 +15,7 @@ from unetrep_jax import figures, markdown, report, storage
 from unetrep_jax.stages.context import Context, Stage, picture
 
 PACKAGE = Path(__file__).parents[1]
+FILES = ("summary.json", "report.html", "report.md", "figures", ".figures.json")
 # The order of the paper's figures, where there is one.
 SECTIONS = (
     "architecture", "denoising", "sparsity", "robustness", "samples", "reconstructions", "selectivity", "top_images", "subspaces",

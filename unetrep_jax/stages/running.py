@@ -235,7 +235,7 @@ def run_and_report(context: Context, only: list[str] | None, redo: list[str]) ->
     with storage.lock(context.outdir / ".lock", wait=False):
         left_out = run_stages(context, only, redo)
         write_report(context, left_out)
-        storage.tidy(context.outdir)
+        storage.tidy(context.outdir, [*STAGES, *(kept for stage in STAGES.values() for kept in stage.keeps), *reporting.FILES])
     return left_out
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 MANIFEST = "manifest.json"
+LEAST_ADDRESSES = 2_500_000_000  # bytes
 
 
 class InputError(ValueError):
@@ -35,14 +36,13 @@ class DamagedError(Exception):
 def require_memory() -> None:
     """Refuses a limit on memory (`ulimit -v`) in which JAX cannot start: it would abort, with a page that nobody understands.
 
-    What it takes to start was measured with 2 cores (1.9 GB of addresses); each core brings threads, which have stacks and heaps.
+    What it takes to start was measured with 2 cores: 1.9 GB of addresses. More cores need more, for each brings threads.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    least = int(2.5e9 + 0.25e9 * (os.cpu_count() or 1))
-    if limit != resource.RLIM_INFINITY and limit < least:
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESSES:
         raise InputError(
-            f"the limit on memory (ulimit -v) is {limit / 1e9:.1f} GB, and at least {least / 1e9:.1f} GB of addresses are needed "
-            "here; raise it."
+            f"the limit on memory (ulimit -v) is {limit / 1e9:.1f} GB, and at least {LEAST_ADDRESSES / 1e9:.1f} GB of addresses "
+            "are needed; raise it."
         )
 
 
@@ -83,13 +83,26 @@ def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
 
 
 def read_arrays(path: Path | str) -> dict[str, np.ndarray] | None:
-    """What `write_arrays` wrote; None where there is no such file, it is damaged, or it was another file."""
+    """What `write_arrays` wrote; None where there is no such file, it is damaged, or it was another file.
+
+    Raises:
+      OSError: it is there and cannot be read.
+    """
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        content = io.BytesIO(Path(path).read_bytes())  # whole: damage makes numpy seek where nothing is, which the system refuses
+    except FileNotFoundError:
+        return None
+    try:
+        with np.load(content, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved.files}
         return arrays if str(arrays.pop("sha256")) == _checksum(arrays, Path(path).name) else None
     except UNREADABLE:
         return None
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether it is the system that did not give a file, rather than the file that cannot be understood."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], file: str) -> str:

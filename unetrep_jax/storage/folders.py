@@ -5,8 +5,10 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from unetrep_jax.storage.files import InputError, files_under, fingerprint, read_json, sha256, write_json
 from unetrep_jax.storage.progress import Progress
@@ -27,11 +29,14 @@ def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                f"{path.parent} is in use by another process; wait until it ends, or use another folder."
-            ) from None
+            if not wait:
+                raise InputError(
+                    f"{path.parent} is in use by another process; wait until it ends, or use another folder."
+                ) from None
+            print(f"waiting for another process, which holds {path}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -39,22 +44,41 @@ def is_complete(folder: Path | str, key: str) -> bool:
     """Whether `folder` was completely written under the same `key` (see `replacing` and `RowWriter`), and is as it was then.
 
     Every file is compared with its checksum, once in a process unless it is written again; one that has changed or is gone is named
-    on the error stream, and the folder counts as not written: whoever asked makes it again.
+    on the error stream, and the folder counts as not written. Folders of more than `LARGE` bytes are compared only where a file's
+    size or time is not what it was: reading them would take longer than most of what is done with them.
+
+    Raises:
+      OSError: a file is there and cannot be read.
     """
     folder = Path(folder)
     try:
         record = read_json(folder / COMPLETE)
-        written, checksums = record["key"], record.get("sha256", {})  # those of older versions have none
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        written = record["key"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return False
     if written != key:
         return False
-    state = fingerprint(record, [_state_of(folder / name) for name in sorted(checksums)])
+    states = {name: _state_of(folder / name) for name in record.get("sha256", ())}
+    state = fingerprint(record, states)
     if _compared.get(folder, ("", ""))[0] != state:
-        _compared[folder] = state, (damage := _changed(folder, checksums))
+        _compared[folder] = state, (damage := _damage(folder, record, states))
         if damage:
-            print(f"{folder} is damaged, and is made again: {damage}", file=sys.stderr)
+            print(f"{folder} is damaged: {damage}", file=sys.stderr)
     return not _compared[folder][1]
+
+
+def _damage(folder: Path, record: Mapping[str, Any], states: Mapping[str, list[int]]) -> str:
+    """What is wrong with a folder, "" where nothing is: its record, the size and time of its files now."""
+    if set(record) == {"key"}:  # written by a version that took no checksums
+        return ""
+    if set(record) != {"key", "sha256", "states"}:
+        return f"{COMPLETE} holds something else"
+    size = sum(sum(state[:1]) for state in states.values())
+    if size > LARGE and states == record["states"]:
+        return ""
+    told = Progress(f"comparing {folder} with its checksums", size // MEGABYTE, "MB") if size > LARGE else None
+    with told or contextlib.nullcontext():
+        return _changed(folder, record["sha256"], lambda count: told and told.advance(count // MEGABYTE))
 
 
 # Folder -> (state of its files when they were compared with their checksums, what was wrong).
@@ -70,27 +94,26 @@ def _state_of(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _changed(folder: Path, checksums: Mapping[str, str]) -> str:
+def _changed(folder: Path, checksums: Mapping[str, str], advance: Callable[[int], Any]) -> str:
     """The first file that is not what it was when its checksum was taken, and how; "" when all are."""
-    total = sum(sum(_state_of(folder / name)[:1]) for name in checksums)
-    told = Progress(f"comparing {folder} with its checksums", total // MEGABYTE, "MB") if total > LARGE else None
-    with told or contextlib.nullcontext():
-        for name in sorted(checksums):
-            try:
-                if sha256(folder / name, lambda count: told and told.advance(count // MEGABYTE)) != checksums[name]:
-                    return f"{name} changed since it was written (sha256 differs)"
-            except OSError:
-                return f"{name} is missing or cannot be read"
+    for name in sorted(checksums):
+        try:
+            if sha256(folder / name, advance) != checksums[name]:
+                return f"{name} changed since it was written (sha256 differs)"
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return f"{name} is missing"
     return ""
 
 
-def mark_complete(partial: Path, key: str) -> None:
-    """Marks a folder complete: from now on its files are what they should be."""
+def mark_complete(partial: Path, key: str, known: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Marks a folder complete: from now on its files are what they should be. Of some the checksums may be known already."""
     names = [name for name in files_under(partial) if name not in (COMPLETE, PROGRESS)]
     for name in names:  # on disk before it is called complete, should the power fail
         with open(partial / name, "rb") as file:
             os.fsync(file.fileno())
-    write_json(partial / COMPLETE, {"key": key, "sha256": {name: sha256(partial / name) for name in names}})
+    checksums = {name: known.get(name) or sha256(partial / name) for name in names}
+    states = {name: _state_of(partial / name) for name in names}
+    write_json(partial / COMPLETE, {"key": key, "sha256": checksums, "states": states})
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
@@ -125,16 +148,19 @@ def recover(folder: Path | str) -> None:
         _old(folder).rename(folder)
 
 
-def tidy(folder: Path | str) -> None:
-    """Removes what killed processes left below a folder and nobody goes on from; for the one process that writes there.
+def tidy(folder: Path | str, names: Iterable[str]) -> None:
+    """Removes what killed processes left of some files and folders in a folder, and nobody goes on from.
 
-    Files that were never whole, and what another folder has taken the place of. Rows that wait for the rest of them stay.
+    Files that were never whole, and what another folder has taken the place of. Rows that wait for the rest of them stay. For the
+    one process that writes these; whatever else lies in the folder is somebody else's.
     """
-    for path in [*Path(folder).rglob(".*")]:
-        if path.is_file() and path.name.endswith(".partial"):
-            path.unlink(missing_ok=True)
-        elif path.name.endswith(".old") and path.with_name(path.name[1:].removesuffix(".old")).exists():
-            shutil.rmtree(path, ignore_errors=True)
+    folder = Path(folder)
+    for name in names:
+        for path in [*folder.glob(f".{name}.partial"), *folder.glob(f"..{name}.*.partial"), *(folder / name).rglob(".*.partial")]:
+            if path.is_file():
+                path.unlink(missing_ok=True)
+        if (folder / name).exists():
+            shutil.rmtree(_old(folder / name), ignore_errors=True)
 
 
 def discard(folder: Path | str) -> None:
@@ -145,9 +171,10 @@ def discard(folder: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(folder: Path | str, key: str) -> Iterator[Path]:
+def replacing(folder: Path | str, key: str, known: Mapping[str, str] = MappingProxyType({})) -> Iterator[Path]:
     """Yields an empty folder to write into; when the block ends well it takes the place of `folder`, complete under `key`.
 
+    Checksums of files that are moved there may be `known`: they are not taken again.
     When the block raises, or the process is killed, what stood in `folder` before is untouched.
     """
     folder = Path(folder)
@@ -155,5 +182,5 @@ def replacing(folder: Path | str, key: str) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    mark_complete(partial, key)
+    mark_complete(partial, key, known)
     put_in_place(partial, folder)

@@ -50,15 +50,18 @@ class RowWriter:
         identity = {"key": key, "rows": rows, "arrays": {n: [list(s), d.str] for n, (s, d) in self._layout.items()}}
         self._identity = json.loads(json.dumps(identity))
         self._sizes = {name: dtype.itemsize * int(np.prod(shape)) for name, (shape, dtype) in self._layout.items()}
-        self._digests = {name: hashlib.sha256() for name in self._layout}  # of the rows so far
+        self._digests = self._begun()  # of the files so far
         self._finished = self._is_finished()
         self.rows_done = rows if self._finished else self._recorded_rows()
         if self.rows_done == 0:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(parents=True)
-            self._digests = {name: hashlib.sha256() for name in self._layout}
+            self._digests = self._begun()
         self._files = {} if self._finished else {name: self._open(name) for name in self._layout}
         self._recorded_at = time.monotonic()
+
+    def _begun(self) -> dict[str, Any]:
+        return {name: hashlib.sha256(self._header(name)) for name in self._layout}
 
     def _is_finished(self) -> bool:
         """Whether a writer was killed after it had finished these very arrays, and before they got their name."""
@@ -76,7 +79,7 @@ class RowWriter:
             if record["identity"] != self._identity:
                 return 0
             done, checksums = int(record["done"]), record["sha256"]
-            if all(self._digest(name, done) == checksums[name] for name in self._layout):
+            if 0 <= done <= self.rows and all(self._digest(name, done) == checksums[name] for name in self._layout):
                 return done
         except (OSError, ValueError, KeyError, TypeError):
             return 0
@@ -84,14 +87,14 @@ class RowWriter:
         return 0
 
     def _digest(self, name: str, rows: int) -> str:
-        """Checksum of the first rows of a file, which goes on from there."""
+        """Checksum of a file up to some row, which goes on from there; "" where the file is shorter."""
         with open(self._partial / f"{name}.npy", "rb") as file:
             file.seek(len(self._header(name)))
             left = rows * self._sizes[name]
             while block := file.read(min(left, 1 << 24)):
                 self._digests[name].update(block)
                 left -= len(block)
-        return self._digests[name].hexdigest()
+        return "" if left else self._digests[name].hexdigest()
 
     def _header(self, name: str) -> bytes:
         shape, dtype = self._layout[name]
@@ -128,9 +131,11 @@ class RowWriter:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        checksums = {name: digest.hexdigest() for name, digest in self._digests.items()}
-        write_json(self._partial / PROGRESS, {"identity": self._identity, "done": self.rows_done, "sha256": checksums})
+        write_json(self._partial / PROGRESS, {"identity": self._identity, "done": self.rows_done, "sha256": self._checksums()})
         self._recorded_at = time.monotonic()
+
+    def _checksums(self) -> dict[str, str]:
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
     def close(self) -> None:
         """Records what has come so far and closes the files; a new writer with the same key goes on from here."""
@@ -146,5 +151,5 @@ class RowWriter:
             raise ValueError(f"finish: {self.rows_done} of {self.rows} rows have come")
         if not self._finished:
             self.close()
-            mark_complete(self._partial, self.key)
+            mark_complete(self._partial, self.key, {f"{name}.npy": checksum for name, checksum in self._checksums().items()})
         put_in_place(self._partial, self.folder)
