@@ -16,7 +16,8 @@ goes on with whole images until the learning rate is 0. The next two stretches b
       --config.train.start_from=runs/photo24-squares2/last --config.train.crop=0 --config.train.batch_size=16 \\
       --config.train.epochs=0.97 --config.train.schedule=cosine --config.train.learning_rate=1.5e-3 --config.train.ema_decay=0
 
-(the first of them was stopped at step 6,640). `pretrained/photo24/README.md` tells how long they took and what came of it.
+(the first of them was stopped at step 6,640). The fifth, `--workdir runs/photo24-3`, is as the last, from `runs/photo24-2/last` and
+with `--config.train.epochs=1.4`. `pretrained/photo24/README.md` tells how long they took and what came of them.
 DATA holds `tiny_imagenet`: 80,800 ImageNet photographs at 64x64 for training and 5,050 for validation, as a TFDS data set.
 Cost: 1.2 GFLOP an image forward, three times that with gradients. The analysis is set for two CPU cores too.
 """
