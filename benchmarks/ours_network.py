@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from unetrep_jax import denoiser, devices, noise, reconstruction, sampling, training
+from unetrep_jax.storage import InputError
 
 AGREEMENT_STEPS = 3
 STRETCH = 50  # steps of the sampler between two looks, as in `stages`
@@ -49,7 +50,7 @@ class Forward(Job):
 
     def run(self):
         """One batch."""
-        self.call(self.rows)
+        return self.call(self.rows)
 
 
 class Training(Job):
@@ -69,6 +70,7 @@ class Training(Job):
         )
         self.batch = self.inputs["images"], np.arange(batch, dtype=np.int32)
         state = training.init_state(network.params, self.optimizer)
+        network.params = None  # the state has them
         if network.form == "one device":
             self.step, self.state = (
                 jax.jit(step(), donate_argnums=0),
@@ -103,8 +105,8 @@ class Training(Job):
         return {"first loss": losses[:1], "first gradient norm": norms[:1], "losses": losses, "image after": after}
 
     def run(self):
-        """One step, to its end."""
-        jax.block_until_ready(self.advance())
+        """One step."""
+        return self.advance()
 
 
 class Matching(Job):
@@ -146,7 +148,7 @@ class Matching(Job):
 
     def run(self):
         """All steps."""
-        self.call(*self.rows)
+        return self.call(*self.rows).images
 
 
 class Sampler(Job):
@@ -155,7 +157,8 @@ class Sampler(Job):
     def prepare(self):
         """The program."""
         settings = self.settings
-        self.how = {name: settings[name] for name in ("h0", "beta")} | {"sigma_end": settings.get("sigma_end", 1e-9)}
+        self.how = {name: settings[name] for name in ("h0", "beta", "max_steps")}
+        self.how |= {"sigma_end": settings.get("sigma_end", 1e-9)}
         self.start = self.network.program(lambda params, rows: jax.vmap(self.begin)(*rows))
         self.walks = self.start(self.inputs["noisy"], self.network.keys())
         self.call = self.stretch(settings.get("steps", STRETCH))
@@ -187,29 +190,30 @@ class Sampler(Job):
         return {"noise_steps": np.stack(found)}
 
     def agree(self):
-        """Image and noise level after a few steps."""
-        state = self.stretch(AGREEMENT_STEPS)(self.walks).state
-        return {"image": state.image, "sigma": state.sigma}
+        """Image, noise level and denoised image after a few steps."""
+        if self.settings["job"] == "sampler" and (self.call(self.walks).state.step < self.settings["steps"]).any():
+            raise InputError("a walk ended before its last step, so the two sides would do different work")
+        walks = self.stretch(AGREEMENT_STEPS)(self.walks)
+        return {"image": walks.state.image, "sigma": walks.state.sigma, "denoised": walks.denoised}
 
     def run(self):
         """All steps."""
-        self.call(self.walks)
+        return self.call(self.walks).state.image
 
 
 class Sample(Sampler):
     """A whole sample, in stretches, as `stages` makes it."""
 
-    def prepare(self):
-        """The program of a stretch."""
-        super().prepare()
-        self.steps = 0.0
+    steps = 0
 
     def run(self):
         """From noise to the end of the slowest image."""
         walks = self.walks
         while bool((walks.stop == sampling.RUNNING).any()):
             walks = self.call(walks)
-        self.steps = float(np.max(walks.state.step))
+        if bool((walks.stop != sampling.CONVERGED).any()):
+            raise InputError("a sample did not converge")
+        self.steps = int(np.max(walks.state.step))
 
     def facts(self):
         """Steps of the slowest image."""

@@ -1,22 +1,15 @@
 """The published reconstructions in PyTorch, written from the paper and its public code.
 
-    python benchmarks/published.py FD       answers `reconstruction.py`, which starts it, on an inherited connection
-
 Kadkhodaie, Mallat & Simoncelli 2025 (arXiv 2506.01912v1): algorithm 2 (matching), algorithm 1 (blind) and the fixed-schedule
 reconstruction of its public code. As there, the whole network runs in each matching step, and phi is read from its middle block on
 the way, unless another pass is given for that. Needs benchmarks/requirements.txt, and nothing of ours.
 """
 
-import platform
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-import serving
 import torch
-from torch_network import FORMS, Pass, UNet, from_numpy, network_in, to_numpy
+from torch_network import Pass
 
 Noise = Callable[[], torch.Tensor]
 
@@ -60,14 +53,6 @@ def match(
     return Matched(images.detach(), torch.stack(losses))
 
 
-class Reconstructed(NamedTuple):
-    """Images; what the last level's matching left; matching steps made at each level."""
-
-    images: torch.Tensor
-    matched: torch.Tensor
-    steps: list[int]
-
-
 @torch.no_grad()
 def target_phi(network: Pass, conditioners: torch.Tensor, noise: Noise, sigma: Any, draws: int) -> torch.Tensor:
     """Mean of phi over noise draws; sigma is a level for all images, or [n 1 1 1]."""
@@ -86,7 +71,7 @@ def reconstruct(
     draws: int,
     matching: Pass | None = None,
     fused: bool = False,
-) -> Reconstructed:
+) -> torch.Tensor:
     """The fixed-schedule reconstruction: noise is added, phi matched, the image denoised, at each level in turn.
 
     Args:
@@ -99,13 +84,12 @@ def reconstruct(
     """
     matching = matching or network
     targets = [target_phi(matching, conditioners, noise, sigma, draws) for sigma in sigmas]
-    x, matched, steps = mean.expand_as(conditioners), conditioners, []
+    x = mean.expand_as(conditioners)
     for sigma, target in zip(sigmas, targets, strict=True):
-        matched, losses = match(matching, x + sigma * noise(), target, max_steps, tolerance, fused)
+        matched = match(matching, x + sigma * noise(), target, max_steps, tolerance, fused).images
         with torch.no_grad():
             x = network(matched)[0]
-        steps.append(len(losses))
-    return Reconstructed(x, matched, steps)
+    return x
 
 
 def levels_of(residuals: torch.Tensor) -> torch.Tensor:
@@ -153,84 +137,3 @@ def reconstruct_blind(
             sigma = levels_of(network(y)[0] - y)
     with torch.no_grad():
         return network(y)[0]
-
-
-def random_noise(shape: torch.Size, seed: int) -> Noise:
-    """Standard normal numbers from a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(shape, generator=generator)
-
-
-class Worker:
-    """What can be asked for, each method by its name; images are numpy [b h w c]."""
-
-    def load(self, params: Mapping[str, Any], threads: int) -> dict[str, str]:
-        """Takes the weights; says what answers."""
-        torch.set_num_threads(threads)
-        self.params, self.passes = params, {}
-        versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-        return versions | {"threads": str(torch.get_num_threads())}
-
-    def network(self, form: str, decoder: bool = True) -> Pass:
-        """The network's pass in one of `FORMS`, made when it is first asked for."""
-        if (form, decoder) not in self.passes:
-            network = UNet(self.params).to(memory_format=FORMS[form].layout)
-            self.passes[form, decoder] = network_in(FORMS[form], network, decoder)
-        return self.passes[form, decoder]
-
-    def forms(self) -> list[str]:
-        """Names of `FORMS`, the published one first."""
-        return list(FORMS)
-
-    def prepare(self, form: str, images: np.ndarray) -> dict[str, Any]:
-        """Runs a form once, so that it is compiled: why it cannot be, or "", seconds, and peak memory up to here."""
-        start, failure = time.perf_counter(), ""
-        try:
-            self.reconstruct(form, images, images[0], [1.0, 0.5], max_steps=1, tolerance=0.0, draws=1, seed=0)
-        except RuntimeError as error:  # such as: no C++ compiler for torch.compile
-            failure = str(error).strip().partition("\n")[0]
-        return {"failure": failure, "seconds": time.perf_counter() - start, "peak_mb": self.peak_mb()}
-
-    def first_step(self, images: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Denoised images and phi; losses; gradient of the mean loss with respect to the pixels."""
-        pixels = from_numpy(images).requires_grad_(True)
-        losses = losses_of(self.network("eager"), pixels, torch.from_numpy(targets))
-        losses.mean().backward()
-        with torch.no_grad():
-            image, phi = self.network("eager")(from_numpy(images))
-        gradient = to_numpy(pixels.grad)
-        return {"image": to_numpy(image), "phi": phi.numpy(), "loss": losses.detach().numpy(), "gradient": gradient}
-
-    def match(
-        self, form: str, images: np.ndarray, targets: np.ndarray, max_steps: int, decoder: bool = True
-    ) -> dict[str, Any]:
-        """`match` with exactly `max_steps`, timed; losses [n, steps]."""
-        network, y, phi = self.network(form, decoder), from_numpy(images), torch.from_numpy(targets)
-        start = time.perf_counter()
-        matched = match(network, y, phi, max_steps, tolerance=0.0)
-        seconds = time.perf_counter() - start
-        return {"images": to_numpy(matched.images), "losses": matched.losses.T.numpy(), "seconds": seconds}
-
-    def reconstruct(
-        self, form: str, conditioners: np.ndarray, mean: np.ndarray, sigmas: list[float], seed: int, **settings: Any
-    ) -> dict[str, Any]:
-        """`reconstruct`, timed."""
-        network, images, start_image = self.network(form), from_numpy(conditioners), from_numpy(mean[None])
-        noise = random_noise(images.shape, seed)
-        start = time.perf_counter()
-        made = reconstruct(network, images, start_image, sigmas, noise=noise, **settings)
-        seconds = time.perf_counter() - start
-        return {
-            **made._asdict(),
-            "images": to_numpy(made.images),
-            "matched": to_numpy(made.matched),
-            "seconds": seconds,
-        }
-
-    def peak_mb(self) -> float:
-        """Largest resident memory of this process so far."""
-        return serving.peak_mb()["ever"]
-
-
-if __name__ == "__main__":
-    serving.serve(Worker(), int(sys.argv[1]))

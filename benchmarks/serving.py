@@ -32,11 +32,12 @@ def serve(worker: Any, descriptor: int) -> None:
         connection.send(answer)
 
 
-def seconds_of(function: Callable[[], Any], calls: int = 1) -> float:
-    """Seconds that so many calls take; each must return when its result is there."""
-    start = perf_counter()
+def seconds_of(function: Callable[[], Any], calls: int, wait: Callable[[Any], Any]) -> float:
+    """Seconds that so many calls take, until `wait` has seen the last one's result to be there."""
+    start, result = perf_counter(), None
     for _ in range(calls):
-        function()
+        result = function()
+    wait(result)
     return perf_counter() - start
 
 

@@ -90,10 +90,10 @@ def ours(name: str, environment: Mapping[str, str] | None = None) -> Side:
     return Side(name, [sys.executable, str(HERE / "ours.py")], environment)
 
 
-def theirs(name: str, python: str, script: str = "theirs.py", environment: Mapping[str, str] | None = None) -> Side:
+def theirs(name: str, python: str, environment: Mapping[str, str] | None = None) -> Side:
     """A process with PyTorch, run by another environment's Python."""
     try:
-        return Side(name, [python, str(HERE / script)], environment)
+        return Side(name, [python, str(HERE / "theirs.py")], environment)
     except SideError as error:
         raise SideError(
             f"--torch-python {error}; give a Python that has what benchmarks/requirements.txt lists."

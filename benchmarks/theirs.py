@@ -2,19 +2,20 @@
 
     python benchmarks/theirs.py FD
 
-The forms are `torch_network.FORMS`: eager, channels last, and `torch.compile` over either. Needs benchmarks/requirements.txt, and
+The forms are `torch_network.FORMS`: eager, channels last, and modes of `torch.compile`. Needs benchmarks/requirements.txt, and
 nothing of ours.
 """
 
-import contextlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import serving
 import torch
+import torch._dynamo
+import torch._inductor.config
 from torch_network import FORMS, UNet, from_numpy
 
 
@@ -27,29 +28,14 @@ class Network:
     """
 
     def __init__(self, form: str, device: str, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any]):
-        """Builds the network that the parameters describe."""
+        """Builds the network that the parameters describe; all but its last convolution compute in the asked-for precision."""
         self.form, self.device, self.settings, self.inputs = FORMS[form], device, settings, inputs
-        self.net = UNet(params, trainable=settings["job"] == "training").to(device, memory_format=self.form.layout)
-
-    @property
-    def batch(self) -> int:
-        """Images in a call."""
-        return self.settings["batch"]
+        net = UNet(params, settings["job"] in ("training", "parts"), getattr(torch, settings["dtype"]))
+        self.net = net.to(device, memory_format=self.form.layout)
 
     def images(self, images: np.ndarray) -> torch.Tensor:
         """[b h w c] -> [b c h w] on the device, in the form's layout."""
         return from_numpy(images).to(self.device, memory_format=self.form.layout)
-
-    def program(self, function: Callable) -> Callable:
-        """A function of images in the form; in bfloat16, where asked for, its convolutions are, and its results float32."""
-        if self.settings["dtype"] == "float32":
-            return self.form.compile(function)
-
-        def lower(*images):
-            with torch.autocast(self.device, torch.bfloat16):
-                return function(*images)
-
-        return self.form.compile(lower)
 
 
 class Worker:
@@ -62,8 +48,8 @@ class Worker:
         if device == "gpu":
             if not torch.cuda.is_available():
                 raise RuntimeError("PyTorch has no GPU here")
-            torch.set_float32_matmul_precision("high")  # TF32, as JAX's default there
-            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = True
+        torch._inductor.config.freezing = form in FORMS and FORMS[form].frozen
         what = torch.cuda.get_device_name() if device == "gpu" else "cpu"
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
         return {**versions, "devices": what, "threads": str(torch.get_num_threads())}
@@ -72,9 +58,14 @@ class Worker:
         """Prepares a job."""
         import theirs_data
         import theirs_network
+        import theirs_parts
 
+        # TF32 on a GPU, as JAX's default there.
+        torch.set_float32_matmul_precision("highest" if settings["precision"] == "highest" else "high")
+        torch.backends.cudnn.allow_tf32 = settings["precision"] != "highest"
+        torch._dynamo.reset()
         network = None if params is None else Network(self.form, self.device, settings, params, inputs)
-        table = theirs_network.JOBS | theirs_data.JOBS
+        table = theirs_network.JOBS | theirs_data.JOBS | theirs_parts.JOBS
         self.job = table[settings["job"]](network, settings, inputs, self.form)
 
     def agree(self) -> dict[str, np.ndarray]:
@@ -82,21 +73,13 @@ class Worker:
         return self.job.agree()
 
     def run(self, calls: int) -> float:
-        """Seconds a call."""
-
-        def one():
-            with contextlib.ExitStack() as stack:
-                if not getattr(self.job, "differentiates", False):
-                    stack.enter_context(torch.inference_mode())
-                self.job.run()
-
-        def all_calls():
-            for _ in range(calls):
-                one()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-
-        return serving.seconds_of(all_calls) / calls
+        """Seconds a call; the device is waited for after the last one."""
+        wait = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+        with torch.inference_mode(not getattr(self.job, "differentiates", False)):
+            seconds = serving.seconds_of(self.job.run, calls, lambda _: wait()) / calls
+        if self.device == "cuda":
+            torch.cuda.empty_cache()  # other processes compute on the same device
+        return seconds
 
     def facts(self) -> dict[str, float]:
         """What else the last call said, such as how many steps it took."""
@@ -105,11 +88,9 @@ class Worker:
     def forget_peak(self) -> None:
         """See `serving`."""
         serving.forget_peak()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
 
     def peak_mb(self) -> dict[str, float]:
-        """Largest memory: of this process, and of the GPU where there is one."""
+        """Largest memory: of this process, and ever of the GPU where there is one."""
         device = {"device": torch.cuda.max_memory_allocated() / 2**20} if self.device == "cuda" else {}
         return serving.peak_mb() | device
 

@@ -1,12 +1,12 @@
 """The jobs around the network with PyTorch and scikit-learn: feature sweep, input pipeline, K-means, neighbours."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from theirs_network import Job
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 AGREEMENT_ITERATIONS = 3
@@ -14,14 +14,13 @@ AGREEMENT_ROWS = 2000
 ROWS_AT_ONCE = 4096
 
 
-class Features:
+class Features(Job):
     """Channel averages at one noise level with one draw, from a memory map to the disk, batch by batch."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
+    def prepare(self):
         """Opens the images."""
-        self.network, self.settings, self.inputs = network, settings, inputs
-        self.images, net = np.load(inputs["path"], mmap_mode="r"), network.net
-        self.call = network.program(lambda y: net.averages(y).float())
+        self.images = np.load(self.inputs["path"], mmap_mode="r")
+        self.call = self.network.form.compile(self.network.net.averages)
 
     @torch.inference_mode()
     def agree(self) -> dict[str, np.ndarray]:
@@ -35,8 +34,9 @@ class Features:
             out = None
             for first in range(0, count, size):
                 index = np.minimum(np.arange(first, first + size), count - 1)
-                batch = torch.from_numpy(self.images[index]).to(self.network.device).permute(0, 3, 1, 2).float() / 255
-                noisy = (batch + self.settings["sigma"] * torch.randn_like(batch)).contiguous(memory_format=layout)
+                batch = torch.from_numpy(self.images[index]).to(self.network.device).permute(0, 3, 1, 2)
+                batch = batch.float().contiguous(memory_format=layout) / 255
+                noisy = batch + self.settings["sigma"] * torch.randn_like(batch)
                 averages = self.call(noisy).cpu().numpy()
                 if out is None:
                     shape = (count, averages.shape[1])
@@ -46,7 +46,7 @@ class Features:
 
 
 class Images(Dataset):
-    """A memory map; `__getitems__` gathers a whole batch at once."""
+    """A memory map."""
 
     def __init__(self, path: str):
         """Opens it."""
@@ -61,12 +61,12 @@ class Images(Dataset):
         return torch.from_numpy(np.array(self.images[index]))
 
 
-class Input:
+class Input(Job):
     """A DataLoader: as is usual, an image at a time; or asked for whole batches, in this process or another one."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
+    def prepare(self):
         """Opens the images."""
-        self.settings, dataset = settings, Images(inputs["path"])
+        settings, form, dataset = self.settings, self.form, Images(self.inputs["path"])
         generator = torch.Generator().manual_seed(settings["seed"])
         order = RandomSampler(dataset, generator=generator)
         workers = {"num_workers": 1, "persistent_workers": True} if "1 worker" in form else {}
@@ -124,13 +124,12 @@ def plus_plus(rows: torch.Tensor, count: int, generator: torch.Generator) -> tor
     return rows[chosen]
 
 
-class KMeans:
-    """scikit-learn as published (k-means++ on all rows), or Lloyd's iterations as matrix products in PyTorch."""
+class KMeans(Job):
+    """scikit-learn as published, or Lloyd's iterations as matrix products in PyTorch; k-means++ on all rows."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
+    def prepare(self):
         """Takes the features."""
-        self.settings, self.form, self.inertia = settings, form, 0.0
-        self.features, self.start = inputs["features"], inputs["start"]
+        self.found, self.features, self.start = {}, self.inputs["features"], self.inputs["start"]
         self.rows = torch.from_numpy(self.features)
 
     def sklearn(self, iterations: int, **how: Any) -> Any:
@@ -152,23 +151,25 @@ class KMeans:
         settings = self.settings
         runs, iterations = settings["runs"], settings["iterations"]
         if self.form == "scikit-learn":
-            self.inertia = self.sklearn(iterations, n_init=runs, random_state=settings["seed"]).inertia_
-            return
-        generator = torch.Generator().manual_seed(settings["seed"])
-        starts = [plus_plus(self.rows, settings["clusters"], generator) for _ in range(runs)]
-        self.inertia = min(lloyd(self.rows, start, iterations)[1] for start in starts)
+            found = self.sklearn(iterations, n_init=runs, random_state=settings["seed"])
+            inertia, iterations = found.inertia_, found.n_iter_
+        else:
+            generator = torch.Generator().manual_seed(settings["seed"])
+            starts = [plus_plus(self.rows, settings["clusters"], generator) for _ in range(runs)]
+            inertia = min(lloyd(self.rows, start, iterations)[1] for start in starts)
+        self.found = {"inertia a row": inertia / len(self.features), "iterations of the best run": int(iterations)}
 
     def facts(self) -> dict[str, float]:
-        """How good the best is: squared distance to the centroid, mean over rows."""
-        return {"inertia a row": self.inertia / len(self.features)}
+        """How good the best is: squared distance to the centroid, mean over rows; its iterations."""
+        return self.found
 
 
-class Neighbours:
+class Neighbours(Job):
     """scikit-learn's brute force, or matrix products and `topk` in PyTorch; float32 both, copies of a row in any order."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
+    def prepare(self):
         """Takes the features."""
-        self.settings, self.form, self.features = settings, form, inputs["features"]
+        self.features = self.inputs["features"]
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(distances, numbers) of the nearest others of all rows."""

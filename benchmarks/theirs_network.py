@@ -8,6 +8,9 @@ import published
 import torch
 from torch_network import to_numpy
 
+AGREEMENT_STEPS = 3
+LOOK = {"cpu": 1, "cuda": 10}  # steps of a whole sample between two looks: on a GPU each look waits for the device
+
 
 class Job:
     """What all have in common. `differentiates`: whether `run` needs gradients; else it runs in inference mode."""
@@ -16,13 +19,8 @@ class Job:
 
     def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
         """Builds what `run` needs."""
-        self.network, self.settings, self.inputs = network, settings, inputs
+        self.network, self.settings, self.inputs, self.form = network, settings, inputs, form
         self.prepare()
-
-    def denoiser(self) -> Any:
-        """Noisy images -> denoised ones, float32."""
-        net = self.network.net
-        return self.network.program(lambda y: net.denoise(y).float())
 
 
 class Forward(Job):
@@ -30,7 +28,8 @@ class Forward(Job):
 
     def prepare(self):
         """One function."""
-        self.call, self.y = self.denoiser(), self.network.images(self.inputs["noisy"])
+        self.call = self.network.form.compile(self.network.net.denoise)
+        self.y = self.network.images(self.inputs["noisy"])
 
     @torch.inference_mode()
     def agree(self):
@@ -49,15 +48,14 @@ class Training(Job):
 
     def prepare(self):
         """The loss and the optimiser."""
-        net, batch = self.network.net, self.network.batch
-        self.loss = self.network.program(lambda clean, noisy: ((net.denoise(noisy).float() - clean) ** 2).sum() / batch)
+        net, batch = self.network.net, self.settings["batch"]
+        self.loss = self.network.form.compile(lambda clean, noisy: ((net.denoise(noisy) - clean) ** 2).sum() / batch)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-        self.images = torch.from_numpy(self.inputs["images"]).to(self.network.device)
-        self.layout = {"memory_format": self.network.form.layout}
+        self.images = self.network.images(self.inputs["images"])
 
     def clean(self) -> torch.Tensor:
-        """The uint8 images as [b c h w] in [0, 1]."""
-        return (self.images.permute(0, 3, 1, 2).float() / 255).contiguous(**self.layout)
+        """The uint8 images in [0, 1]."""
+        return self.images.float() / 255
 
     def update(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         """One update; its loss."""
@@ -98,8 +96,7 @@ class Matching(Job):
 
     def prepare(self):
         """The pass that gives phi."""
-        net = self.network.net
-        represent = self.network.program(lambda y: net.represent(y).float())
+        represent = self.network.form.compile(self.network.net.represent)
         self.phi = lambda y: (None, represent(y))
         self.y = self.network.images(self.inputs["noisy"])
         self.targets = torch.from_numpy(self.inputs["targets"]).to(self.network.device)
@@ -113,7 +110,7 @@ class Matching(Job):
         pixels = self.y.detach().clone().requires_grad_(True)
         phi = self.phi(pixels)[1]
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
-        matched = self.match(3)
+        matched = self.match(AGREEMENT_STEPS)
         return {
             "phi": phi.detach().cpu().numpy(),
             "gradient": to_numpy(pixels.grad),
@@ -130,32 +127,31 @@ class Sampler(Job):
     """Steps of the blind sampler: y <- y + h r + gamma z, with r = f(y) - y and gamma from its size."""
 
     def prepare(self):
-        """The function and the start."""
-        self.call, self.y = self.denoiser(), self.network.images(self.inputs["noisy"])
-        h, beta = self.settings["h0"], self.settings["beta"]
-        self.h, self.spread = h, ((1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
+        """The step, compiled whole but for drawing noise, and the start."""
+        h, beta, denoise = self.settings["h0"], self.settings["beta"], self.network.net.denoise
+        spread = ((1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
 
-    def step(self, y: torch.Tensor, z: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(next images, noise level seen, denoised images)."""
-        denoised = self.call(y)
-        r = denoised - y
-        sigma = published.levels_of(r)
-        z = torch.randn_like(y) if z is None else z
-        return y + self.h * r + self.spread * sigma * z, sigma, denoised
+        def step(y, z):
+            """(next images, noise level seen, denoised images)."""
+            denoised = denoise(y)
+            sigma = published.levels_of(denoised - y)
+            return y + h * (denoised - y) + spread * sigma * z, sigma, denoised
+
+        self.step, self.y = self.network.form.compile(step), self.network.images(self.inputs["noisy"])
 
     @torch.inference_mode()
     def agree(self):
-        """Image and noise level after a few steps."""
+        """Image, noise level and denoised image after a few steps."""
         y = self.y
         for z in self.inputs["noise_steps"]:
-            y, sigma, _ = self.step(y, self.network.images(z))
-        return {"image": to_numpy(y), "sigma": sigma.flatten().cpu().numpy()}
+            y, sigma, denoised = self.step(y, self.network.images(z))
+        return {"image": to_numpy(y), "sigma": sigma.flatten().cpu().numpy(), "denoised": to_numpy(denoised)}
 
     def run(self):
         """All steps."""
         y = self.y
         for _ in range(self.settings["steps"]):
-            y, _, _ = self.step(y)
+            y = self.step(y, torch.randn_like(y))[0]
 
 
 class Sample(Sampler):
@@ -166,60 +162,61 @@ class Sample(Sampler):
     def run(self):
         """From noise to the end of the slowest image."""
         y, going = self.y, torch.ones(len(self.y), 1, 1, 1, dtype=torch.bool, device=self.y.device)
-        self.steps = 0
-        while True:
-            after, sigma, denoised = self.step(y)
+        for step in range(self.settings["max_steps"]):
+            after, sigma, denoised = self.step(y, torch.randn_like(y))
             going = going & (sigma > self.settings["sigma_end"])
-            if not bool(going.any()):
+            if step % LOOK[self.network.device] == 0 and not bool(going.any()):
+                self.steps = step
                 return denoised
-            y, self.steps = torch.where(going, after, y), self.steps + 1
+            y = torch.where(going, after, y)
+        raise RuntimeError(f"a sample has not ended after {self.settings['max_steps']} steps")
 
     def facts(self):
-        """Steps of the slowest image."""
-        return {"steps": float(self.steps)}
+        """Steps of the slowest image, or a few more."""
+        return {"steps": self.steps}
 
 
 class Reconstruction(Job):
-    """The published fixed-schedule reconstruction; matching runs no decoder, as ours, and Adam is fused."""
+    """The published fixed-schedule reconstruction. But as published, matching runs no decoder, as ours, and Adam is fused."""
 
     differentiates = True
 
     def prepare(self):
         """The two passes, and the images."""
-        net, denoise = self.network.net, self.denoiser()
-        represent = self.network.program(lambda y: net.represent(y).float())
-        self.passes = {"matching": lambda y: (None, represent(y))}
+        net, form = self.network.net, self.network.form
+        denoise, represent = form.compile(net.denoise), form.compile(net.represent)
+        self.passes = {"matching": lambda y: (None, represent(y)), "fused": True}
         self.network_pass = lambda y: (denoise(y), None)
+        if self.form == "eager, as published":
+            self.network_pass, self.passes = net, {}
         self.targets = self.network.images(self.inputs["images"] / np.float32(255))
         self.mean = self.network.images(self.inputs["mean"][None])
-        how = {"max_steps": self.settings["matching_steps"], "draws": self.settings["draws"]}
-        self.passes |= {"tolerance": 0.0, "fused": True} | how
+        self.passes |= {"tolerance": 0.0, "draws": self.settings["draws"]}
 
-    def reconstruct(self, noise: published.Noise) -> torch.Tensor:
-        """The images."""
+    def reconstruct(self, noise: published.Noise, steps: int) -> torch.Tensor:
+        """The images, from so many steps of each matching."""
         given = self.network_pass, self.targets, self.mean, self.inputs["sigmas"]
-        return published.reconstruct(*given, noise=noise, **self.passes).images
+        return published.reconstruct(*given, noise=noise, max_steps=steps, **self.passes)
 
     def agree(self):
-        """The images, from our noise."""
+        """The images, from our noise, after matchings of a few steps."""
         noises = iter(self.inputs["noises"])
-        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises))))}
+        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises)), AGREEMENT_STEPS))}
 
     def run(self):
         """All levels, with noise of its own."""
-        self.reconstruct(lambda: torch.randn_like(self.targets))
+        self.reconstruct(lambda: torch.randn_like(self.targets), self.settings["matching_steps"])
 
 
 class Blind(Reconstruction):
     """The published blind reconstruction: some of its score steps."""
 
-    def reconstruct(self, noise):
+    def reconstruct(self, noise, steps):
         """The images."""
         names = {"h": "h0", "beta": "beta", "sigma_0": "sigma_0", "sigma_end": "sigma_end", "steps": "steps"}
         own = {name: self.settings[key] for name, key in names.items()}
-        return published.reconstruct_blind(
-            self.network_pass, self.targets, self.mean, noise=noise, **own, **self.passes
-        )
+        given = self.network_pass, self.targets, self.mean
+        return published.reconstruct_blind(*given, noise=noise, max_steps=steps, **own, **self.passes)
 
 
 JOBS = {
