@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ours_network import Job
 
-from unetrep_jax import clusters, data, neighbours, representation
+from unetrep_jax import clusters, data, denoiser, neighbours, representation
 
 AGREEMENT_ITERATIONS = 3
 AGREEMENT_ROWS = 2000
@@ -20,15 +20,12 @@ class Features(Job):
     def prepare(self):
         """Opens the images."""
         self.images = np.load(self.inputs["path"], mmap_mode="r")
-        self.denoiser = self.bound(self.network.constants)
+        self.denoiser = denoiser.bind(self.network.model, self.network.constants)
 
     def agree(self) -> dict[str, np.ndarray]:
         """Channel averages of given noisy images."""
-
-        def averages(params, rows):
-            return representation.channel_averages(self.bound(params), *rows)
-
-        return {"averages": np.concatenate(self.network.program(averages)(self.inputs["noisy"]), axis=1)}
+        found = self.program(representation.channel_averages)(self.inputs["noisy"])
+        return {"averages": np.concatenate(found, axis=1)}
 
     def sweep(self, images: np.ndarray) -> None:
         """Of these images; what was written is removed."""

@@ -31,55 +31,57 @@ KINDS = {
 
 
 class Parts(Job):
-    """One part, on one device."""
+    """One part, on one device; `of` picks from a step's results what is compared."""
 
     def prepare(self):
-        """Its program and what it works on."""
-        part = self.settings["part"]
-        {"optimiser": self.prepare_optimiser, "input": self.prepare_input}.get(part, self.prepare_layers)()
+        """Its step."""
+        own = {"optimiser": self.optimiser, "input": self.input}
+        self.call, self.of = own.get(self.settings["part"], self.layers)()
+        self.rows = ()
 
-    def prepare_layers(self):
+    def layers(self):
         """Forward and backward through all layers of a kind."""
-        batch, dtype = self.settings["batch"], models.DTYPES[self.settings["dtype"]]
-        found = self.inputs["pieces"]
+        batch, dtype, pieces = self.settings["batch"], models.DTYPES[self.settings["dtype"]], self.inputs["pieces"]
 
-        def given(piece):
+        def arrays_of(piece):
             images = [jnp.repeat(jnp.asarray(image, dtype), batch, axis=0) for image in piece.images]
-            return images + [
-                jnp.asarray(weight, jnp.float32 if piece.kind == "norm" else dtype) for weight in piece.weights
-            ]
+            kept = jnp.float32 if piece.kind == "norm" else dtype
+            return images + [jnp.asarray(weight, kept) for weight in piece.weights]
 
         def forward(arrays):
-            return [KINDS[piece.kind](*each) for piece, each in zip(found, arrays, strict=True)]
+            return [KINDS[piece.kind](*each) for piece, each in zip(pieces, arrays, strict=True)]
 
+        @jax.jit
         def both_ways(arrays):
             results, backward = jax.vjp(forward, arrays)
             return results, backward(results)[0]
 
-        self.program, self.arrays = jax.jit(both_ways), [given(piece) for piece in found]
-        self.step = lambda: self.program(self.arrays)
+        arrays = [arrays_of(piece) for piece in pieces]
+        return lambda: both_ways(arrays), jax.tree.leaves
 
-    def prepare_optimiser(self):
-        """An update with the parameters for gradients; the state is given away each time."""
-        optimizer = optax.adam(1e-3)
-        self.before, self.network.params = self.network.params, None
+    def optimiser(self):
+        """An update with the parameters for gradients; the state is given away each time. Compared: how far it moves them."""
+        optimizer, before = optax.adam(1e-3), self.network.params
 
         def update(state, gradients):
-            params, moments = state
-            changes, moments = optimizer.update(gradients, moments, params)
-            return optax.apply_updates(params, changes), moments
+            changes, moments = optimizer.update(gradients, state[1], state[0])
+            return optax.apply_updates(state[0], changes), moments
 
-        self.program, params = jax.jit(update, donate_argnums=0), jax.device_put(self.before)
-        self.state, self.gradients = jax.tree.map(jnp.array, (params, optimizer.init(params))), params
+        program, gradients = jax.jit(update, donate_argnums=0), jax.device_put(before)
+        self.state = jax.tree.map(jnp.array, (gradients, optimizer.init(gradients)))
 
         def step():
-            self.state = self.program(self.state, self.gradients)
+            self.state = program(self.state, gradients)
             return self.state[0]
 
-        self.step = step
+        def moved(after):
+            leaves = jax.tree.map(lambda a, b: np.ravel(np.asarray(a) - b), after, before)
+            return [np.concatenate(jax.tree.leaves(leaves))]
 
-    def prepare_input(self):
-        """uint8 images on the host -> clean and noisy ones on the device."""
+        return step, moved
+
+    def input(self):
+        """uint8 images on the host -> clean and noisy ones on the device. Compared: the clean ones."""
 
         @jax.jit
         def noisy(images, index):
@@ -88,21 +90,11 @@ class Parts(Job):
             return clean, training.draw_noise(keys, clean, noise.noise_levels)[0]
 
         index = jnp.arange(self.settings["batch"], dtype=jnp.int32)
-        self.step = lambda: noisy(jax.device_put(self.inputs["images"]), index)
+        return lambda: noisy(jax.device_put(self.inputs["images"]), index), lambda found: found[:1]
 
     def agree(self):
-        """Mean squares of the results; of the optimiser, how far the parameters moved; of the input, the clean images'."""
-        found = self.step()
-        if self.settings["part"] == "optimiser":
-            moved = jax.tree.map(lambda a, b: np.asarray(a) - b, found, self.before)
-            found = [np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moved)])]
-        if self.settings["part"] == "input":
-            found = found[:1]
-        return parts.mean_squares([np.asarray(each, np.float32) for each in jax.tree.leaves(found)])
-
-    def run(self):
-        """One step."""
-        return self.step()
+        """Mean squares of results."""
+        return parts.mean_squares([np.asarray(each, np.float32) for each in self.of(self.run())])
 
 
 JOBS = {"parts": Parts}

@@ -18,17 +18,17 @@ class Reconstruction(Job):
         """The program."""
         self.how = self.schedule()
         self.mean = np.full(self.inputs["noisy"].shape[1:], 0.45, np.float32)
-        self.call = self.program(self.how)
+        self.call = self.reconstructing(self.how)
         self.rows = self.network.put((self.inputs["images"] / np.float32(255), self.network.keys()))
 
-    def program(self, how: reconstruction.Settings):
+    def reconstructing(self, how: reconstruction.Settings):
         """(images, keys) -> reconstructed images."""
 
-        def make(params, rows):
-            targets, keys = rows[0], jax.random.wrap_key_data(rows[1])
-            return reconstruction.reconstruct(self.bound(params), targets, keys, mean=self.mean, settings=how).images
+        def make(network, targets, keys):
+            keys = jax.random.wrap_key_data(keys)
+            return reconstruction.reconstruct(network, targets, keys, mean=self.mean, settings=how).images
 
-        return self.network.program(make)
+        return self.program(make)
 
     def adam(self) -> dict[str, Any]:
         """The published matching with a given number of steps; epsilon is of the mean over the batch."""
@@ -62,11 +62,7 @@ class Reconstruction(Job):
 
     def agree(self):
         """The images, after matchings of a few steps."""
-        return {"image": self.program(self.how._replace(matching_steps=AGREEMENT_STEPS))(*self.rows)}
-
-    def run(self):
-        """All levels."""
-        return self.call(*self.rows)
+        return {"image": self.reconstructing(self.how._replace(matching_steps=AGREEMENT_STEPS))(*self.rows)}
 
 
 class Blind(Reconstruction):

@@ -60,7 +60,10 @@ HARDWARE = {
 
 def known(device: str) -> Hardware | None:
     """The peaks of a GPU by the name that its driver gives; None where they are not in the table."""
-    return next((each for name, each in HARDWARE.items() if name.upper() in device.upper()), None)
+    return next(
+        (each for name, each in HARDWARE.items() if name.upper() in device.upper() and "PCIE" not in device.upper()),
+        None,
+    )
 
 
 def parse(given: list[str] | None) -> argparse.Namespace:
@@ -94,25 +97,19 @@ def step_times(hardware: Hardware, found: counts.Count, batch: int) -> dict[str,
 
 def inputs(arguments: argparse.Namespace, hardware: Hardware, found: counts.Count) -> list[dict[str, str]]:
     """What the formulas take, and where it is from."""
+    memory = f"{hardware.memory / 2**30:.1f} GiB; {hardware.bandwidth / 1e9:.0f} GB/s"
+    measured = "given" if arguments.utilisation < 1 else "none was measured"
     rows = [
         ("chips; hosts", f"{hardware.chips}; {hardware.hosts}", "the maker"),
         ("peak of a chip", f"{hardware.operations / 1e12:.0f} TFLOP/s, bfloat16", hardware.source),
-        (
-            "memory of a chip; its bandwidth",
-            f"{hardware.memory / 2**30:.1f} GiB; {hardware.bandwidth / 1e9:.0f} GB/s",
-            "the same",
-        ),
+        ("memory of a chip; its bandwidth", memory, "the same"),
         ("links of a chip", f"{hardware.link / 1e9:.0f} GB/s" if hardware.link else "none", "the same"),
         ("operations, an image and training step", f"{found.training / 1e9:.2f} GFLOP", "counted (counts.py)"),
         ("layers' inputs and outputs, an image", f"{found.values / 1e6:.2f} million values, 2 bytes each", "counted"),
         ("kept for the backward pass, an image", f"{found.kept / 1e6:.2f} million values, 2 bytes each", "counted"),
         ("parameters", f"{found.parameters:,}", "counted"),
         ("images; epochs; batch", f"{arguments.images:,}; {arguments.epochs:g}; {arguments.batch:,}", "given"),
-        (
-            "share of the peak",
-            f"{arguments.utilisation:g}",
-            "given" if arguments.utilisation < 1 else "none was measured",
-        ),
+        ("share of the peak", f"{arguments.utilisation:g}", measured),
     ]
     return [{"input": name, "value": value, "from": source} for name, value, source in rows]
 
@@ -124,31 +121,26 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
     rate, pixels = arguments.batch / step, 3 * arguments.image_size**2
     share, dataset = arguments.batch / hardware.chips, arguments.images * pixels
     memory = 4 * 4 * found.parameters + 2 * share * found.kept
-    fits = f"{memory / hardware.memory:.0%} of a chip's"
-    host = (
-        f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's memory is not given"
-    )
+    host = f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's is not given"
     total = arguments.epochs * arguments.images
-    bound = max(times, key=times.get)
+    days, flop = total / rate / SECONDS_A_DAY, total * found.training
+    ring = "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links"
     rows = [
         ("step: operations / peak", f"{1e3 * times['operations']:.2f} ms"),
         ("step: layer-by-layer traffic / bandwidth", f"{1e3 * times['memory']:.2f} ms"),
-        (
-            "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links",
-            f"{1e3 * times['gradient sum']:.3f} ms",
-        ),
-        ("what bounds it", bound),
+        (ring, f"{1e3 * times['gradient sum']:.3f} ms"),
+        ("what bounds it", max(times, key=times.get)),
         ("step: max(operations / share of the peak, traffic) + sum", f"{1e3 * step:.2f} ms"),
         ("images a second", f"{rate:,.0f}"),
-        (
-            "whole training: images * epochs / rate",
-            f"{total / rate / SECONDS_A_DAY:.2f} days, {total * found.training:.3g} FLOP",
-        ),
+        ("whole training: images * epochs / rate", f"{days:.2f} days, {flop:.3g} FLOP"),
         (
             "input: rate * 3 * side^2 bytes",
             f"{rate * pixels / 1e6:,.0f} MB/s, {rate / hardware.hosts:,.0f} images/s a host",
         ),
-        ("memory: 16 bytes * parameters + 2 bytes * kept * images a chip", f"{memory / 2**30:.1f} GiB, {fits}"),
+        (
+            "memory: 16 bytes * parameters + 2 bytes * kept * images a chip",
+            f"{memory / 2**30:.1f} of {hardware.memory / 2**30:.1f} GiB",
+        ),
         ("data set: images * 3 * side^2 bytes, a memory map on every host", f"{dataset / 2**30:.1f} GiB; {host}"),
     ]
     return [{"result": name, "value": value} for name, value in rows]

@@ -104,7 +104,7 @@ def reconstruct_blind(
     *,
     noise: Noise,
     steps: int,
-    h: float,
+    h0: float,
     beta: float,
     sigma_0: float,
     sigma_end: float,
@@ -116,7 +116,7 @@ def reconstruct_blind(
 ) -> torch.Tensor:
     """Algorithm 1 with a fixed step size: at most `steps` score steps from mean + sigma_0 z, then denoised once more.
 
-    Each step matches phi at the image's own level, which is read off the residual, and takes a share h of the residual away. An
+    Each step matches phi at the image's own level, which is read off the residual, and takes a share h0 of the residual away. An
     image below `sigma_end` moves no more; it is still passed through the network. `noise` gives that of the start, then of each
     step's targets and of its score step.
     """
@@ -132,8 +132,8 @@ def reconstruct_blind(
         with torch.no_grad():
             r = network(y)[0] - y
             seen = levels_of(r)
-            gamma = seen * ((1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
-            y = torch.where(moving & (seen > sigma_end), y + h * r + gamma * noise(), y)
+            gamma = seen * ((1 - beta * h0) ** 2 - (1 - h0) ** 2) ** 0.5
+            y = torch.where(moving & (seen > sigma_end), y + h0 * r + gamma * noise(), y)
             sigma = levels_of(network(y)[0] - y)
     with torch.no_grad():
         return network(y)[0]

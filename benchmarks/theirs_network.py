@@ -31,14 +31,14 @@ class Forward(Job):
         self.call = self.network.form.compile(self.network.net.denoise)
         self.y = self.network.images(self.inputs["noisy"])
 
+    def run(self):
+        """One batch."""
+        return self.call(self.y)
+
     @torch.inference_mode()
     def agree(self):
         """The images."""
-        return {"image": to_numpy(self.call(self.y))}
-
-    def run(self):
-        """One batch."""
-        self.call(self.y)
+        return {"image": to_numpy(self.run())}
 
 
 class Training(Job):
@@ -53,10 +53,6 @@ class Training(Job):
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
         self.images = self.network.images(self.inputs["images"])
 
-    def clean(self) -> torch.Tensor:
-        """The uint8 images in [0, 1]."""
-        return self.images.float() / 255
-
     def update(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         """One update; its loss."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -67,24 +63,18 @@ class Training(Job):
 
     def agree(self):
         """Losses, the first gradient's norm, and the images that the network then gives."""
-        clean, losses, norms = self.clean(), [], []
+        losses, norms, net = [], [], self.network.net
         for noisy in self.inputs["noisy_steps"]:
-            losses.append(float(self.update(clean, self.network.images(noisy))))
-            gradients = [parameter.grad for parameter in self.network.net.parameters()]
-            norms.append(float(torch.stack([(gradient**2).sum() for gradient in gradients]).sum().sqrt()))
+            losses.append(float(self.update(self.images.float() / 255, self.network.images(noisy))))
+            norms.append(sum(float((parameter.grad**2).sum()) for parameter in net.parameters()) ** 0.5)
         with torch.no_grad():
-            after = self.network.net.denoise(self.network.images(self.inputs["noisy"]))
-        losses = np.array(losses)
-        return {
-            "first loss": losses[:1],
-            "first gradient norm": np.array(norms[:1]),
-            "losses": losses,
-            "image after": to_numpy(after),
-        }
+            after = to_numpy(net.denoise(self.network.images(self.inputs["noisy"])))
+        found = {"first loss": np.array(losses[:1]), "first gradient norm": np.array(norms[:1])}
+        return found | {"losses": np.array(losses), "image after": after}
 
     def run(self):
         """One step with noise of its own."""
-        clean = self.clean()
+        clean = self.images.float() / 255
         sigma = torch.rand(len(clean), 1, 1, 1, device=clean.device) ** 2
         self.update(clean, clean + sigma * torch.randn_like(clean))
 
@@ -111,12 +101,9 @@ class Matching(Job):
         phi = self.phi(pixels)[1]
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
         matched = self.match(AGREEMENT_STEPS)
-        return {
-            "phi": phi.detach().cpu().numpy(),
-            "gradient": to_numpy(pixels.grad),
-            "losses": matched.losses.T.cpu().numpy(),
-            "moved images": to_numpy(matched.images) - self.inputs["noisy"],
-        }
+        found = {"phi": phi.detach().cpu().numpy(), "losses": matched.losses.T.cpu().numpy()}
+        moved = to_numpy(matched.images) - self.inputs["noisy"]
+        return found | {"gradient": to_numpy(pixels.grad), "moved images": moved}
 
     def run(self):
         """All steps."""
@@ -157,17 +144,14 @@ class Sampler(Job):
 class Sample(Sampler):
     """A whole sample: steps until every image has arrived; one that has is moved no more."""
 
-    steps = 0
-
     def run(self):
         """From noise to the end of the slowest image."""
         y, going = self.y, torch.ones(len(self.y), 1, 1, 1, dtype=torch.bool, device=self.y.device)
-        for step in range(self.settings["max_steps"]):
-            after, sigma, denoised = self.step(y, torch.randn_like(y))
+        for self.steps in range(self.settings["max_steps"]):
+            after, sigma, _ = self.step(y, torch.randn_like(y))
             going = going & (sigma > self.settings["sigma_end"])
-            if step % LOOK[self.network.device] == 0 and not bool(going.any()):
-                self.steps = step
-                return denoised
+            if self.steps % LOOK[self.network.device] == 0 and not bool(going.any()):
+                return
             y = torch.where(going, after, y)
         raise RuntimeError(f"a sample has not ended after {self.settings['max_steps']} steps")
 
@@ -190,13 +174,13 @@ class Reconstruction(Job):
         if self.form == "eager, as published":
             self.network_pass, self.passes = net, {}
         self.targets = self.network.images(self.inputs["images"] / np.float32(255))
-        self.mean = self.network.images(self.inputs["mean"][None])
+        self.given = self.targets, self.network.images(self.inputs["mean"][None])
         self.passes |= {"tolerance": 0.0, "draws": self.settings["draws"]}
 
     def reconstruct(self, noise: published.Noise, steps: int) -> torch.Tensor:
         """The images, from so many steps of each matching."""
-        given = self.network_pass, self.targets, self.mean, self.inputs["sigmas"]
-        return published.reconstruct(*given, noise=noise, max_steps=steps, **self.passes)
+        given = *self.given, self.inputs["sigmas"]
+        return published.reconstruct(self.network_pass, *given, noise=noise, max_steps=steps, **self.passes)
 
     def agree(self):
         """The images, from our noise, after matchings of a few steps."""
@@ -204,7 +188,7 @@ class Reconstruction(Job):
         return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises)), AGREEMENT_STEPS))}
 
     def run(self):
-        """All levels, with noise of its own."""
+        """All of it, with noise of its own."""
         self.reconstruct(lambda: torch.randn_like(self.targets), self.settings["matching_steps"])
 
 
@@ -213,18 +197,10 @@ class Blind(Reconstruction):
 
     def reconstruct(self, noise, steps):
         """The images."""
-        names = {"h": "h0", "beta": "beta", "sigma_0": "sigma_0", "sigma_end": "sigma_end", "steps": "steps"}
-        own = {name: self.settings[key] for name, key in names.items()}
-        given = self.network_pass, self.targets, self.mean
-        return published.reconstruct_blind(*given, noise=noise, max_steps=steps, **own, **self.passes)
+        own = {name: self.settings[name] for name in ("h0", "beta", "sigma_0", "sigma_end", "steps")}
+        how = self.passes | own | {"noise": noise, "max_steps": steps}
+        return published.reconstruct_blind(self.network_pass, *self.given, **how)
 
 
-JOBS = {
-    "forward": Forward,
-    "training": Training,
-    "matching": Matching,
-    "sampler": Sampler,
-    "sample": Sample,
-    "reconstruction": Reconstruction,
-    "blind": Blind,
-}
+JOBS = {"forward": Forward, "training": Training, "matching": Matching, "sampler": Sampler, "sample": Sample}
+JOBS |= {"reconstruction": Reconstruction, "blind": Blind}

@@ -19,53 +19,51 @@ ORDER = {"convolution": (3, 2, 0, 1), "upsampling": (2, 3, 0, 1), "norm": (0, 3,
 
 
 class Parts(Job):
-    """One part."""
+    """One part; `of` picks from a step's results what is compared, in the order of ours: all results, then all gradients."""
 
     differentiates = True
 
     def prepare(self):
-        """Its function and what it works on."""
-        part = self.settings["part"]
-        {"optimiser": self.prepare_optimiser, "input": self.prepare_input}.get(part, self.prepare_layers)()
+        """Its step."""
+        own = {"optimiser": self.optimiser, "input": self.input}
+        self.run, self.of = own.get(self.settings["part"], self.layers)()
 
-    def prepare_layers(self):
+    def layers(self):
         """Forward and backward through all layers of a kind."""
-        batch, network = self.settings["batch"], self.network
-        dtype, layout = getattr(torch, self.settings["dtype"]), network.form.layout
-        found, self.tensors, counted = self.inputs["pieces"], [], []
-        for piece in found:
+        batch, network, pieces = self.settings["batch"], self.network, self.inputs["pieces"]
+        dtype, tensors = getattr(torch, self.settings["dtype"]), []
+        for piece in pieces:
             kept = torch.float32 if piece.kind == "norm" else dtype
             own = [from_numpy(image).to(dtype).expand(batch, -1, -1, -1) for image in piece.images]
             own += [torch.from_numpy(weight.transpose(ORDER[piece.kind])).to(kept) for weight in piece.weights]
-            own = [each.to(network.device).contiguous(memory_format=layout) for each in own]
-            self.tensors += [each.requires_grad_() for each in own]
-            counted.append(len(own))
+            tensors += [each.to(network.device).contiguous(memory_format=network.form.layout) for each in own]
+        for each in tensors:
+            each.requires_grad_()
 
         def forward(*tensors):
-            parted = iter(tensors)
-            return tuple(
-                KINDS[piece.kind](*(next(parted) for _ in range(count)))
-                for piece, count in zip(found, counted, strict=True)
-            )
+            left = iter(tensors)
+            own = ([next(left) for _ in (*piece.images, *piece.weights)] for piece in pieces)
+            return tuple(KINDS[piece.kind](*each) for piece, each in zip(pieces, own, strict=True))
 
         call = network.form.compile(forward)
 
         def step():
-            results = call(*self.tensors)
-            return *results, *torch.autograd.grad(results, self.tensors, [each.detach() for each in results])
+            results = call(*tensors)
+            return *results, *torch.autograd.grad(results, tensors, [each.detach() for each in results])
 
-        self.step = step
+        return step, list
 
-    def prepare_optimiser(self):
-        """Fused Adam with the parameters for gradients."""
-        self.tensors = list(self.network.net.parameters())
-        self.before = [each.detach().clone() for each in self.tensors]
-        for each in self.tensors:
+    def optimiser(self):
+        """Fused Adam with the parameters for gradients. Compared: how far it moves them."""
+        tensors = list(self.network.net.parameters())
+        before = [each.detach().clone() for each in tensors]
+        for each in tensors:
             each.grad = each.detach().clone()
-        self.step = torch.optim.Adam(self.tensors, lr=1e-3, fused=True).step
+        step = torch.optim.Adam(tensors, lr=1e-3, fused=True).step
+        return step, lambda _: [torch.cat([(a - b).flatten() for a, b in zip(tensors, before, strict=True)])]
 
-    def prepare_input(self):
-        """uint8 images on the host, in the device's layout already -> clean and noisy ones on the device."""
+    def input(self):
+        """uint8 images on the host, laid out as on the device -> clean and noisy ones there. Compared: the clean ones."""
         images = from_numpy(self.inputs["images"]).contiguous(memory_format=self.network.form.layout)
         images = images.pin_memory() if self.network.device == "cuda" else images
 
@@ -74,22 +72,11 @@ class Parts(Job):
             sigma = torch.rand(len(clean), 1, 1, 1, device=clean.device) ** 2
             return clean, clean + sigma * torch.randn_like(clean)
 
-        self.step = step
+        return step, lambda found: found[:1]
 
     def agree(self):
-        """Mean squares, in the order of ours: all results, then all gradients."""
-        found = self.step()
-        if self.settings["part"] == "optimiser":
-            with torch.no_grad():
-                moved = [(a - b).flatten() for a, b in zip(self.tensors, self.before, strict=True)]
-            found = [torch.cat(moved)]
-        if self.settings["part"] == "input":
-            found = found[:1]
-        return parts.mean_squares([each.detach().float().cpu().numpy() for each in found])
-
-    def run(self):
-        """One step."""
-        self.step()
+        """Mean squares of results."""
+        return parts.mean_squares([each.detach().float().cpu().numpy() for each in self.of(self.run())])
 
 
 JOBS = {"parts": Parts}
