@@ -40,11 +40,8 @@ def positive(text: str) -> int:
 def parse(given: list[str] | None) -> argparse.Namespace:
     """The command line."""
     what = "\n".join(f"  {name:15s} {job.what}" for name, job in jobs.JOBS.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog=f"jobs:\n{what}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    how = {"description": __doc__.splitlines()[0], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(epilog=f"jobs:\n{what}", **how)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--job", action="append", choices=list(jobs.JOBS), help="what to measure; can be given again")
     which.add_argument("--all", action="store_true", help="all jobs, at all widths and batches")
@@ -58,23 +55,15 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     ]
     parser.add_argument("--ckpt", help="a trained network, instead of random weights of some width")
     parser.add_argument("--device", choices=("cpu", "gpu", "both"), help="default: both, if there is a GPU")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions, on both sides"
-    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions")
     parser.add_argument("--cycles", type=positive, help="of turns (default: 5; with --bench 3)")
+    parser.add_argument("--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated so long")
+    parser.add_argument("--limit", type=float, help="seconds of a measurement's turns (default: 120; with --bench 30)")
     parser.add_argument(
-        "--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated until it is that long"
-    )
-    parser.add_argument(
-        "--limit", type=float, help="seconds that a measurement's turns may take (default: 120; with --bench 30)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=0.0, help="begins no measurement that would end later, if as long as the last"
+        "--minutes", type=float, default=0.0, help="begins none that would end later if as long as the last"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and noise")
-    parser.add_argument(
-        "--tiny", action="store_true", help="checks that everything runs and agrees; the times mean nothing"
-    )
+    parser.add_argument("--tiny", action="store_true", help="only checks that all runs and agrees; times mean nothing")
     parser.add_argument("--record", action="store_true", help="writes the ratios to benchmarks/recorded.json")
     parser.add_argument("--json", default="", help="file for all numbers")
     parser.add_argument("--verbose", action="store_true", help="shows where a side failed")
@@ -209,16 +198,10 @@ def measure_all(arguments: argparse.Namespace, machine: dict[str, str]) -> tuple
 
 def run_of(arguments: argparse.Namespace, settings: dict[str, Any], device: str, folder: str) -> measuring.Run:
     """How a measurement is made."""
-    return measuring.Run(
-        settings,
-        device,
-        forms=arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None),
-        cycles=arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5),
-        turn_seconds=arguments.turn_seconds,
-        limit=arguments.limit or (30 if arguments.bench else 120),
-        torch_python=arguments.torch_python,
-        folder=folder,
-    )
+    forms = arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None)
+    cycles = arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5)
+    limit = arguments.limit or (30 if arguments.bench else 120)
+    return measuring.Run(settings, device, forms, cycles, arguments.turn_seconds, limit, arguments.torch_python, folder)
 
 
 def main(given: list[str] | None = None) -> int:

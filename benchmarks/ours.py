@@ -87,12 +87,12 @@ class Network:
         return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(self.settings["seed"]), self.batch)))
 
 
-class Worker:
-    """What can be asked for, each method by its name."""
+class Worker(serving.Worker):
+    """See `serving`."""
 
     def start(self, form: str, device: str, **distributed: Any) -> dict[str, str]:
         """Starts JAX, on as many virtual devices as a form such as "4 devices" says; says what answers."""
-        self.form, self.jobs = form, {}
+        self.form = form
         count = int(form.split()[0]) if form[0].isdigit() else CPU_DEVICES if form == SHIPPED else 1
         # As `devices` does, for the cores that this process may use; the thread more for each device waits and computes nothing.
         os.environ["NPROC"] = str(serving.cores() + count)
@@ -131,25 +131,17 @@ class Worker:
 
     def agree(self) -> dict[str, np.ndarray]:
         """The results that are compared."""
-        return jax.tree.map(np.asarray, self.jobs[""].agree())
+        return jax.tree.map(np.asarray, super().agree())
 
-    def run(self, calls: int, name: str = "") -> float:
-        """Seconds a call; the devices are waited for after the last one."""
-        return serving.seconds_of(self.jobs[name].run, calls, jax.block_until_ready) / calls
+    def wait(self, result: Any) -> None:
+        """Until a call's result is there."""
+        jax.block_until_ready(result)
 
-    def facts(self) -> dict[str, float]:
-        """What else the last call said, such as how many steps it took."""
-        return getattr(self.jobs[""], "facts", dict)()
-
-    def forget_peak(self) -> None:
-        """See `serving`."""
-        serving.forget_peak()
-
-    def peak_mb(self) -> dict[str, float]:
-        """Largest memory: of this process, and ever of the GPU where there is one."""
+    def device_mb(self) -> dict[str, float]:
+        """Largest memory ever of the GPU."""
         device = jax.local_devices()[0]
         statistics = device.memory_stats() if device.platform == "gpu" else None
-        return serving.peak_mb() | ({"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {})
+        return {"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {}
 
 
 if __name__ == "__main__":

@@ -18,12 +18,10 @@ class Features(Job):
     """`representation.sweep` at one noise level with one draw, from a memory map to the disk."""
 
     def prepare(self):
-        """Opens the images."""
         self.images = np.load(self.inputs["path"], mmap_mode="r")
         self.denoiser = denoiser.bind(self.network.model, self.network.constants)
 
     def agree(self) -> dict[str, np.ndarray]:
-        """Channel averages of given noisy images."""
         found = self.program(representation.channel_averages)(self.inputs["noisy"])
         return {"averages": np.concatenate(found, axis=1)}
 
@@ -35,7 +33,6 @@ class Features(Job):
             representation.sweep(self.denoiser, images, Path(name) / "sweep", "benchmark", label="", **how)
 
     def run(self) -> None:
-        """All images."""
         self.sweep(self.images)
 
     def facts(self) -> dict[str, float]:
@@ -49,7 +46,6 @@ class Input(Job):
     """`data.Batches`: so many batches from where the last call ended."""
 
     def prepare(self):
-        """Opens the images, and the stream."""
         side = self.settings["size"]
         self.images = data.open_images(self.inputs["path"], image_size=side, image_channels=3)
         self.batches = self.stream()
@@ -67,7 +63,6 @@ class Input(Job):
         return {"every image once": np.sort(numbers).astype(np.float64)}
 
     def run(self) -> None:
-        """So many batches."""
         for _ in range(self.settings["steps"]):
             next(self.batches)
 
@@ -76,15 +71,12 @@ class KMeans(Job):
     """`clusters.kmeans`."""
 
     def prepare(self):
-        """Takes the features."""
         self.features, self.found = self.inputs["features"], None
 
     def given(self) -> dict[str, Any]:
-        """Where the compared run starts."""
         return {"start": self.features[: self.settings["clusters"]]}
 
     def agree(self) -> dict[str, np.ndarray]:
-        """A few iterations from given centroids."""
         start = self.features[: self.settings["clusters"]]
         found = clusters.kmeans_from(self.features, start, iterations=AGREEMENT_ITERATIONS)
         return {"inertia": np.array([found.inertia]), "centroids": found.centroids}
@@ -105,7 +97,6 @@ class Neighbours(Job):
     """`neighbours.nearest` of all rows among all others."""
 
     def prepare(self):
-        """Takes the features."""
         self.features = self.inputs["features"]
 
     def nearest(self, rows: np.ndarray) -> neighbours.Neighbours:
@@ -113,12 +104,10 @@ class Neighbours(Job):
         return neighbours.nearest(rows, rows, self.settings["count"], exclude_self=True)
 
     def agree(self) -> dict[str, np.ndarray]:
-        """Numbers and distances, among the first rows."""
         found = self.nearest(self.features[:AGREEMENT_ROWS])
         return {"neighbours that differ": np.sort(found.index, axis=1), "distance": found.distance}
 
     def run(self) -> None:
-        """All rows."""
         self.nearest(self.features)
 
 

@@ -1,4 +1,8 @@
-"""The jobs that run the network, on our side. Each class: `given` for the other side, `agree` to be compared, `run` to be timed."""
+"""The jobs that run the network, on our side.
+
+Each class: `prepare` builds programs and what they work on; `given` is what the other side needs to come to the same results;
+`agree` returns what is compared; `run`, a call, is timed; `facts` is what else the last call said.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +28,6 @@ class Job:
         self.prepare()
 
     def given(self) -> dict[str, Any]:
-        """What the other side needs to come to the same results."""
         return {}
 
     def program(self, function: Callable, params: Any = None) -> Callable:
@@ -33,7 +36,6 @@ class Job:
         return self.network.program(lambda params, rows: function(denoiser.bind(model, params), *rows), params)
 
     def run(self) -> Any:
-        """A call; its results may be still to come."""
         return self.call(*self.rows)
 
 
@@ -41,12 +43,10 @@ class Forward(Job):
     """Noisy images -> denoised ones."""
 
     def prepare(self):
-        """One program."""
         self.call = self.program(lambda network, images: network.denoise(images))
         self.rows = (self.network.put(self.inputs["noisy"]),)
 
     def agree(self):
-        """The images."""
         return {"image": self.run()}
 
 
@@ -54,7 +54,6 @@ class Training(Job):
     """The training step of `training`, its state donated, over uint8 images; Adam, learning rate 1e-3, noise by inv_sqrt."""
 
     def prepare(self):
-        """The step, and a state to begin from."""
         network, seed, batch = self.network, self.settings["seed"], self.settings["batch"]
         optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
         is_one, how = network.form == "one device", {"seed": seed, "batch_size": batch}
@@ -71,7 +70,6 @@ class Training(Job):
             self.step, self.state = devices.parallel_step(step), devices.replicate(state)
 
     def run(self):
-        """One step; its metrics."""
         self.state, metrics = self.step(self.state, self.batch)
         return metrics
 
@@ -85,7 +83,6 @@ class Training(Job):
         return {"noisy_steps": np.stack(found)}
 
     def agree(self):
-        """Losses, the first gradient's norm, and the images that the network then gives."""
         losses, norms = np.array([[float(value) for value in self.run()] for _ in range(AGREEMENT_STEPS)]).T
         denoise = self.program(lambda network, images: network.denoise(images), devices.to_host(self.state.params))
         found = {"first loss": losses[:1], "first gradient norm": norms[:1], "losses": losses}
@@ -110,7 +107,6 @@ class Matching(Job):
         return self.program(lambda network, *rows: reconstruction.match(network.represent, *rows, **settings))
 
     def given(self):
-        """The targets."""
         return {"targets": self.targets}
 
     def agree(self):
@@ -160,7 +156,6 @@ class Sampler(Job):
         return {"noise_steps": np.stack(found)}
 
     def agree(self):
-        """Image, noise level and denoised image after a few steps."""
         if self.settings["job"] == "sampler" and (self.run().state.step < self.settings["steps"]).any():
             raise InputError("a walk ended before its last step, so the two sides would do different work")
         walks = self.stretch(AGREEMENT_STEPS)(*self.rows)
@@ -171,7 +166,6 @@ class Sample(Sampler):
     """A whole sample, in stretches, as `stages` makes it."""
 
     def run(self):
-        """From noise to the end of the slowest image."""
         (walks,) = self.rows
         while bool((walks.stop == sampling.RUNNING).any()):
             walks = self.call(walks)
@@ -180,7 +174,6 @@ class Sample(Sampler):
         self.steps = int(np.max(walks.state.step))
 
     def facts(self):
-        """Steps of the slowest image."""
         return {"steps": self.steps}
 
 

@@ -34,7 +34,6 @@ class Parts(Job):
     """One part, on one device; `of` picks from a step's results what is compared."""
 
     def prepare(self):
-        """Its step."""
         own = {"optimiser": self.optimiser, "input": self.input}
         self.call, self.of = own.get(self.settings["part"], self.layers)()
         self.rows = ()
@@ -93,7 +92,6 @@ class Parts(Job):
         return lambda: noisy(jax.device_put(self.inputs["images"]), index), lambda found: found[:1]
 
     def agree(self):
-        """Mean squares of results."""
         return parts.mean_squares([np.asarray(each, np.float32) for each in self.of(self.run())])
 
 

@@ -15,7 +15,6 @@ class Reconstruction(Job):
     """The published fixed-schedule reconstruction on some of its levels, all with the same number of matching steps."""
 
     def prepare(self):
-        """The program."""
         self.how = self.schedule()
         self.mean = np.full(self.inputs["noisy"].shape[1:], 0.45, np.float32)
         self.call = self.reconstructing(self.how)
@@ -75,7 +74,6 @@ class Blind(Reconstruction):
         return reconstruction.Adaptive(**own, **self.adam())
 
     def given(self):
-        """The noise: of the start, then of each step's target and of the step."""
         noises = [self.normal(0, reconstruction.START)]
         for step in range(self.settings["steps"]):
             noises += [*self.draws(step), self.normal(step, reconstruction.STEP)]

@@ -20,7 +20,6 @@ class Scaling(Job):
     """
 
     def prepare(self):
-        """Opens the images, makes the step and the first state."""
         network, settings, self.part = self.network, self.settings, self.settings["part"]
         share = settings["batch"] // devices.count()
         optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
@@ -41,7 +40,6 @@ class Scaling(Job):
             self.state = devices.replicate(state)
 
     def run(self):
-        """So many rounds."""
         metrics = None
         for _ in range(self.settings["steps"]):
             batch = next(self.batches) if self.part in ("loop", "input") else None

@@ -38,8 +38,8 @@ class Network:
         return from_numpy(images).to(self.device, memory_format=self.form.layout)
 
 
-class Worker:
-    """What can be asked for, each method by its name."""
+class Worker(serving.Worker):
+    """See `serving`."""
 
     def start(self, form: str, device: str) -> dict[str, str]:
         """Sets threads and precision; says what answers."""
@@ -66,33 +66,24 @@ class Worker:
         torch._dynamo.reset()
         network = None if params is None else Network(self.form, self.device, settings, params, inputs)
         table = theirs_network.JOBS | theirs_data.JOBS | theirs_parts.JOBS
-        self.job = table[settings["job"]](network, settings, inputs, self.form)
+        self.jobs[""] = table[settings["job"]](network, settings, inputs, self.form)
 
-    def agree(self) -> dict[str, np.ndarray]:
-        """The results that are compared."""
-        return self.job.agree()
-
-    def run(self, calls: int) -> float:
-        """Seconds a call; the device is waited for after the last one."""
-        wait = torch.cuda.synchronize if self.device == "cuda" else lambda: None
-        with torch.inference_mode(not getattr(self.job, "differentiates", False)):
-            seconds = serving.seconds_of(self.job.run, calls, lambda _: wait()) / calls
+    def wait(self, result: Any) -> None:
+        """Until a call's result is there."""
         if self.device == "cuda":
-            torch.cuda.empty_cache()  # other processes compute on the same device
+            torch.cuda.synchronize()
+
+    def run(self, calls: int, name: str = "") -> float:
+        """Seconds a call; the last one's result is waited for. The GPU's memory is left to the other processes there."""
+        with torch.inference_mode(not self.jobs[name].differentiates):
+            seconds = super().run(calls, name)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
         return seconds
 
-    def facts(self) -> dict[str, float]:
-        """What else the last call said, such as how many steps it took."""
-        return getattr(self.job, "facts", dict)()
-
-    def forget_peak(self) -> None:
-        """See `serving`."""
-        serving.forget_peak()
-
-    def peak_mb(self) -> dict[str, float]:
-        """Largest memory: of this process, and ever of the GPU where there is one."""
-        device = {"device": torch.cuda.max_memory_allocated() / 2**20} if self.device == "cuda" else {}
-        return serving.peak_mb() | device
+    def device_mb(self) -> dict[str, float]:
+        """Largest memory ever of the GPU."""
+        return {"device": torch.cuda.max_memory_allocated() / 2**20} if self.device == "cuda" else {}
 
 
 if __name__ == "__main__":

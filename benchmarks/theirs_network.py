@@ -1,4 +1,4 @@
-"""The jobs that run the network, in PyTorch. Each class: `agree` to be compared with ours, `run` to be timed."""
+"""The jobs that run the network, in PyTorch; their methods are those of `ours_network`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,17 +27,14 @@ class Forward(Job):
     """Noisy images -> denoised ones."""
 
     def prepare(self):
-        """One function."""
         self.call = self.network.form.compile(self.network.net.denoise)
         self.y = self.network.images(self.inputs["noisy"])
 
     def run(self):
-        """One batch."""
         return self.call(self.y)
 
     @torch.inference_mode()
     def agree(self):
-        """The images."""
         return {"image": to_numpy(self.run())}
 
 
@@ -47,7 +44,6 @@ class Training(Job):
     differentiates = True
 
     def prepare(self):
-        """The loss and the optimiser."""
         net, batch = self.network.net, self.settings["batch"]
         self.loss = self.network.form.compile(lambda clean, noisy: ((net.denoise(noisy) - clean) ** 2).sum() / batch)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
@@ -62,7 +58,6 @@ class Training(Job):
         return loss.detach()
 
     def agree(self):
-        """Losses, the first gradient's norm, and the images that the network then gives."""
         losses, norms, net = [], [], self.network.net
         for noisy in self.inputs["noisy_steps"]:
             losses.append(float(self.update(self.images.float() / 255, self.network.images(noisy))))
@@ -73,7 +68,6 @@ class Training(Job):
         return found | {"losses": np.array(losses), "image after": after}
 
     def run(self):
-        """One step with noise of its own."""
         clean = self.images.float() / 255
         sigma = torch.rand(len(clean), 1, 1, 1, device=clean.device) ** 2
         self.update(clean, clean + sigma * torch.randn_like(clean))
@@ -85,7 +79,6 @@ class Matching(Job):
     differentiates = True
 
     def prepare(self):
-        """The pass that gives phi."""
         represent = self.network.form.compile(self.network.net.represent)
         self.phi = lambda y: (None, represent(y))
         self.y = self.network.images(self.inputs["noisy"])
@@ -96,7 +89,6 @@ class Matching(Job):
         return published.match(self.phi, self.y, self.targets, steps, tolerance=0.0, fused=True)
 
     def agree(self):
-        """phi, the gradient, losses, and how the images moved."""
         pixels = self.y.detach().clone().requires_grad_(True)
         phi = self.phi(pixels)[1]
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
@@ -106,7 +98,6 @@ class Matching(Job):
         return found | {"gradient": to_numpy(pixels.grad), "moved images": moved}
 
     def run(self):
-        """All steps."""
         self.match(self.settings["steps"])
 
 
@@ -128,14 +119,12 @@ class Sampler(Job):
 
     @torch.inference_mode()
     def agree(self):
-        """Image, noise level and denoised image after a few steps."""
         y = self.y
         for z in self.inputs["noise_steps"]:
             y, sigma, denoised = self.step(y, self.network.images(z))
         return {"image": to_numpy(y), "sigma": sigma.flatten().cpu().numpy(), "denoised": to_numpy(denoised)}
 
     def run(self):
-        """All steps."""
         y = self.y
         for _ in range(self.settings["steps"]):
             y = self.step(y, torch.randn_like(y))[0]
@@ -145,12 +134,12 @@ class Sample(Sampler):
     """A whole sample: steps until every image has arrived; one that has is moved no more."""
 
     def run(self):
-        """From noise to the end of the slowest image."""
         y, going = self.y, torch.ones(len(self.y), 1, 1, 1, dtype=torch.bool, device=self.y.device)
-        for self.steps in range(self.settings["max_steps"]):
+        for step in range(self.settings["max_steps"]):
             after, sigma, _ = self.step(y, torch.randn_like(y))
             going = going & (sigma > self.settings["sigma_end"])
-            if self.steps % LOOK[self.network.device] == 0 and not bool(going.any()):
+            if step % LOOK[self.network.device] == 0 and not bool(going.any()):
+                self.steps = step
                 return
             y = torch.where(going, after, y)
         raise RuntimeError(f"a sample has not ended after {self.settings['max_steps']} steps")
@@ -166,7 +155,6 @@ class Reconstruction(Job):
     differentiates = True
 
     def prepare(self):
-        """The two passes, and the images."""
         net, form = self.network.net, self.network.form
         denoise, represent = form.compile(net.denoise), form.compile(net.represent)
         self.passes = {"matching": lambda y: (None, represent(y)), "fused": True}
@@ -188,7 +176,6 @@ class Reconstruction(Job):
         return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises)), AGREEMENT_STEPS))}
 
     def run(self):
-        """All of it, with noise of its own."""
         self.reconstruct(lambda: torch.randn_like(self.targets), self.settings["matching_steps"])
 
 

@@ -24,7 +24,6 @@ class Parts(Job):
     differentiates = True
 
     def prepare(self):
-        """Its step."""
         own = {"optimiser": self.optimiser, "input": self.input}
         self.run, self.of = own.get(self.settings["part"], self.layers)()
 
@@ -75,7 +74,6 @@ class Parts(Job):
         return step, lambda found: found[:1]
 
     def agree(self):
-        """Mean squares of results."""
         return parts.mean_squares([each.detach().float().cpu().numpy() for each in self.of(self.run())])
 
 
