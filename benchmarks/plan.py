@@ -60,10 +60,8 @@ HARDWARE = {
 
 def known(device: str) -> Hardware | None:
     """The peaks of a GPU by the name that its driver gives; None where they are not in the table."""
-    return next(
-        (each for name, each in HARDWARE.items() if name.upper() in device.upper() and "PCIE" not in device.upper()),
-        None,
-    )
+    name = device.upper()  # cards for PCIe are slower
+    return next((each for known, each in HARDWARE.items() if known.upper() in name and "PCIE" not in name), None)
 
 
 def parse(given: list[str] | None) -> argparse.Namespace:
@@ -71,9 +69,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hardware", choices=list(HARDWARE), default="tpu-v4-32")
     parser.add_argument("--width", type=int, default=64, help="channels of the finest scale")
-    parser.add_argument(
-        "--image-size", type=int, default=64, help="pixels; 64 is the paper's, 256 about ImageNet's full size"
-    )
+    parser.add_argument("--image-size", type=int, default=64, help="pixels; 256 is about ImageNet's full size")
     parser.add_argument("--images", type=int, default=IMAGENET, help="training images")
     parser.add_argument("--epochs", type=float, default=1000.0)
     parser.add_argument("--batch", type=int, help="images of a step, over all chips (4,096; with --compiler 8)")
@@ -120,11 +116,11 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
     step = max(times["operations"] / arguments.utilisation, times["memory"]) + times["gradient sum"]
     rate, pixels = arguments.batch / step, 3 * arguments.image_size**2
     share, dataset = arguments.batch / hardware.chips, arguments.images * pixels
-    memory = 4 * 4 * found.parameters + 2 * share * found.kept
+    memory = f"{(16 * found.parameters + 2 * share * found.kept) / 2**30:.1f} of {hardware.memory / 2**30:.1f} GiB"
     host = f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's is not given"
     total = arguments.epochs * arguments.images
     days, flop = total / rate / SECONDS_A_DAY, total * found.training
-    ring = "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links"
+    each, ring = rate / hardware.hosts, "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links"
     rows = [
         ("step: operations / peak", f"{1e3 * times['operations']:.2f} ms"),
         ("step: layer-by-layer traffic / bandwidth", f"{1e3 * times['memory']:.2f} ms"),
@@ -133,14 +129,8 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
         ("step: max(operations / share of the peak, traffic) + sum", f"{1e3 * step:.2f} ms"),
         ("images a second", f"{rate:,.0f}"),
         ("whole training: images * epochs / rate", f"{days:.2f} days, {flop:.3g} FLOP"),
-        (
-            "input: rate * 3 * side^2 bytes",
-            f"{rate * pixels / 1e6:,.0f} MB/s, {rate / hardware.hosts:,.0f} images/s a host",
-        ),
-        (
-            "memory: 16 bytes * parameters + 2 bytes * kept * images a chip",
-            f"{memory / 2**30:.1f} of {hardware.memory / 2**30:.1f} GiB",
-        ),
+        ("input: rate * 3 * side^2 bytes", f"{rate * pixels / 1e6:,.0f} MB/s, {each:,.0f} images/s a host"),
+        ("memory: 16 bytes * parameters + 2 bytes * kept * images a chip", memory),
         ("data set: images * 3 * side^2 bytes, a memory map on every host", f"{dataset / 2**30:.1f} GiB; {host}"),
     ]
     return [{"result": name, "value": value} for name, value in rows]
@@ -160,15 +150,12 @@ def compiled(arguments: argparse.Namespace, channels: list[int], batch: int) -> 
     side, found = arguments.image_size, counts.count(channels=channels, side=arguments.image_size)
     params = jax.eval_shape(lambda key: models.init_params(model, key), jax.random.key(0))
     state = jax.eval_shape(lambda params: training.init_state(params, optimizer), params)
+    step = training.train_step(model, optimizer, noise.noise_levels, seed=0, batch_size=batch)
     images, pixels = (jax.ShapeDtypeStruct((batch, side, side, 3), dtype) for dtype in (jnp.float32, jnp.uint8))
     programs = {
         "represent": (lambda params, y: denoiser.bind(model, params).represent(y), params, images),
         "forward": (lambda params, y: denoiser.bind(model, params).denoise(y), params, images),
-        "training": (
-            training.train_step(model, optimizer, noise.noise_levels, seed=0, batch_size=batch),
-            state,
-            (pixels, jax.ShapeDtypeStruct((batch,), jnp.int32)),
-        ),
+        "training": (step, state, (pixels, jax.ShapeDtypeStruct((batch,), jnp.int32))),
     }
     rows = []
     for name, (function, *shapes) in programs.items():

@@ -48,11 +48,11 @@ def seconds(command: list[str]) -> float:
 def import_table(repeats: int) -> list[dict[str, Any]]:
     """Seconds of a process that imports and ends, less those of one that imports nothing."""
     empty = [seconds([sys.executable, "-c", "pass"]) for _ in range(repeats)]
-    rows = []
-    for name, code in IMPORTS.items():
-        each = [seconds([sys.executable, "-c", code]) - min(empty) for _ in range(repeats)]
-        rows.append({"imported": name, "s": tables.spread(each)})
-    return rows
+    each = {
+        name: [seconds([sys.executable, "-c", code]) - min(empty) for _ in range(repeats)]
+        for name, code in IMPORTS.items()
+    }
+    return [{"imported": name, "s": tables.spread(values)} for name, values in each.items()]
 
 
 def caches(folder: Path) -> list[str]:

@@ -79,18 +79,17 @@ class Matching(Job):
     differentiates = True
 
     def prepare(self):
-        represent = self.network.form.compile(self.network.net.represent)
-        self.phi = lambda y: (None, represent(y))
+        self.represent = self.network.form.compile(self.network.net.represent)
         self.y = self.network.images(self.inputs["noisy"])
         self.targets = torch.from_numpy(self.inputs["targets"]).to(self.network.device)
 
     def match(self, steps: int) -> published.Matched:
         """So many steps."""
-        return published.match(self.phi, self.y, self.targets, steps, tolerance=0.0, fused=True)
+        return published.Matching(self.represent, steps, tolerance=0.0, fused=True).match(self.y, self.targets)
 
     def agree(self):
         pixels = self.y.detach().clone().requires_grad_(True)
-        phi = self.phi(pixels)[1]
+        phi = self.represent(pixels)
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
         matched = self.match(AGREEMENT_STEPS)
         found = {"phi": phi.detach().cpu().numpy(), "losses": matched.losses.T.cpu().numpy()}
@@ -156,19 +155,17 @@ class Reconstruction(Job):
 
     def prepare(self):
         net, form = self.network.net, self.network.form
-        denoise, represent = form.compile(net.denoise), form.compile(net.represent)
-        self.passes = {"matching": lambda y: (None, represent(y)), "fused": True}
-        self.network_pass = lambda y: (denoise(y), None)
-        if self.form == "eager, as published":
-            self.network_pass, self.passes = net, {}
+        is_published = self.form == "eager, as published"
+        self.denoise = form.compile(net.denoise)
+        phi = (lambda y: net(y)[1]) if is_published else form.compile(net.represent)
+        self.how = published.Matching(phi, 0, tolerance=0.0, draws=self.settings["draws"], fused=not is_published)
         self.targets = self.network.images(self.inputs["images"] / np.float32(255))
-        self.given = self.targets, self.network.images(self.inputs["mean"][None])
-        self.passes |= {"tolerance": 0.0, "draws": self.settings["draws"]}
+        self.mean = self.network.images(self.inputs["mean"][None])
 
     def reconstruct(self, noise: published.Noise, steps: int) -> torch.Tensor:
         """The images, from so many steps of each matching."""
-        given = *self.given, self.inputs["sigmas"]
-        return published.reconstruct(self.network_pass, *given, noise=noise, max_steps=steps, **self.passes)
+        how, sigmas = self.how._replace(max_steps=steps), self.inputs["sigmas"]
+        return published.reconstruct(self.denoise, how, self.targets, self.mean, sigmas, noise)
 
     def agree(self):
         """The images, from our noise, after matchings of a few steps."""
@@ -183,10 +180,9 @@ class Blind(Reconstruction):
     """The published blind reconstruction: some of its score steps."""
 
     def reconstruct(self, noise, steps):
-        """The images."""
-        own = {name: self.settings[name] for name in ("h0", "beta", "sigma_0", "sigma_end", "steps")}
-        how = self.passes | own | {"noise": noise, "max_steps": steps}
-        return published.reconstruct_blind(self.network_pass, *self.given, **how)
+        how, names = self.how._replace(max_steps=steps), ("steps", "h0", "beta", "sigma_0", "sigma_end")
+        own = {name: self.settings[name] for name in names}
+        return published.reconstruct_blind(self.denoise, how, self.targets, self.mean, noise, **own)
 
 
 JOBS = {"forward": Forward, "training": Training, "matching": Matching, "sampler": Sampler, "sample": Sample}

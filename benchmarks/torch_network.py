@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-Pass = Callable[[torch.Tensor], tuple[torch.Tensor | None, torch.Tensor | None]]
 PIXELS = (1, 2, 3)
 
 
