@@ -64,11 +64,10 @@ def processes(run: Run, few: bool = False) -> Iterator[tuple[Sides, Sides]]:
     around = environment(run.device)
     with contextlib.ExitStack() as stack:
         mine = {form: sides.ours(f"ours, {form}", around) for form in ours}
-        for side in mine.values():
-            stack.enter_context(contextlib.closing(side))
         others = {form: sides.theirs(f"theirs, {form}", run.torch_python, around) for form in theirs}
-        for side in others.values():
+        for form, side in [*mine.items(), *others.items()]:
             stack.enter_context(contextlib.closing(side))
+            side.about = side.ask("start", form=form, device=run.device)
         yield mine, others
 
 
@@ -129,12 +128,6 @@ def agreement(ours: Sides, theirs: Sides, bounds: dict[str, float], expected: An
     return {"expected": expected, "worst": worst[0], "share": worst[1], "compared": compared, "failures": failures}
 
 
-def started(run: Run, ours: Sides, theirs: Sides) -> dict[str, dict[str, str]]:
-    """Starts all sides; returns what each is."""
-    everyone = [*ours.items(), *theirs.items()]
-    return {side.name: side.ask("start", form=form, device=run.device) for form, side in everyone}
-
-
 def opened(run: Run, ours: Sides, theirs: Sides) -> None:
     """Prepares all sides, the same weights on all of them."""
     settings, everyone = run.settings, [*ours.values(), *theirs.values()]
@@ -156,7 +149,6 @@ def bounds_of(run: Run) -> dict[str, float]:
     rough = {name: ROUGH[settings["dtype"]] for name, bound in bounds.items() if 0 < bound <= jobs.GRADIENTS}
     low = settings | {"batch": min(settings["batch"], CHECKED_BATCH)}
     with processes(run, few=True) as (ours, theirs):
-        started(run, ours, theirs)
         opened(run._replace(settings=low | {"dtype": "float32", "precision": "highest"}), ours, theirs)
         exact = agreement(ours, theirs, bounds)["expected"]
         opened(run._replace(settings=low), ours, theirs)
@@ -179,7 +171,7 @@ def measure(run: Run) -> dict[str, Any]:
     """The table of one measurement, and the ratio that counts."""
     bounds = bounds_of(run)
     with processes(run) as (ours, theirs):
-        about = started(run, ours, theirs)
+        about = {side.name: side.about for side in [*ours.values(), *theirs.values()]}
         opened(run, ours, theirs)
         agreed = agreement(ours, theirs, bounds)
         agreed.pop("expected")

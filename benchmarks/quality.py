@@ -138,24 +138,30 @@ def compare(variant: dict[str, np.ndarray], published: dict[str, np.ndarray]) ->
     print(f"  No worse in {', '.join(JUDGED)}: {np.all(no_worse, axis=0).sum()} of {count} images.")
 
 
+FLAGS = {
+    "--ckpt": ("", "a trained network"),
+    "--width": (64, "without --ckpt: a network with random weights"),
+    "--images": ("photographs", "folder, .npy file, or photographs: the bundled ones"),
+    "--image-size": (64, "pixels"),
+    "--targets": (8, "images to reconstruct, all at once"),
+    "--others": (100, "other images, whose mean phi is subtracted"),
+    "--levels": (100, "of the published schedule"),
+    "--matching-steps": (100, "most steps of a published matching"),
+    "--variant-levels": (20, "of ours"),
+    "--variant-sigma-end": (SIGMA_END, "its last level"),
+    "--variant-matching-steps": (30, "most steps of its matchings"),
+    "--variant-epsilon": (reconstruction.EPSILON, "of its Adam"),
+    "--variant-learning-rate": (reconstruction.LEARNING_RATE, "of its Adam"),
+    "--variant-draws": (reconstruction.PUBLISHED.draws, "of noise in its targets"),
+}
+
+
 def parse(given: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", default="", help="a trained network")
-    parser.add_argument("--width", type=int, default=64, help="without --ckpt: a network with random weights")
-    parser.add_argument("--images", default="photographs", help="folder, .npy file, or photographs: the bundled ones")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels")
-    parser.add_argument("--targets", type=int, default=8, help="images to reconstruct, all at once")
-    parser.add_argument("--others", type=int, default=100, help="other images, whose mean phi is subtracted")
-    parser.add_argument("--levels", type=int, default=100, help="of the published schedule")
-    parser.add_argument("--matching-steps", type=int, default=100, help="most steps of a published matching")
-    parser.add_argument("--variant-levels", type=int, default=20)
+    for name, (default, text) in FLAGS.items():
+        parser.add_argument(name, type=type(default), default=default, help=text)
     parser.add_argument("--variant-spacing", choices=("linear", "log"), default="linear", help="of its levels")
-    parser.add_argument("--variant-sigma-end", type=float, default=SIGMA_END, help="its last level")
-    parser.add_argument("--variant-matching-steps", type=int, default=30)
-    parser.add_argument("--variant-epsilon", type=float, default=reconstruction.EPSILON)
-    parser.add_argument("--variant-learning-rate", type=float, default=reconstruction.LEARNING_RATE)
-    parser.add_argument("--variant-draws", type=int, default=reconstruction.PUBLISHED.draws)
     return parser.parse_args(given)
 
 
@@ -163,24 +169,17 @@ def main(given: list[str] | None = None) -> int:
     """Makes both, and prints."""
     arguments = parse(given)
     devices.start(cpu_devices=ours.CPU_DEVICES, compilation_cache=ours.CACHE)
-    own = {
-        name: getattr(arguments, f"variant_{name}") for name in ("matching_steps", "epsilon", "learning_rate", "draws")
-    }
-    levels = {"linear": np.linspace, "log": np.geomspace}[arguments.variant_spacing]
-    variant = levels(SIGMA_0, arguments.variant_sigma_end, arguments.variant_levels)
+    spacing = {"linear": np.linspace, "log": np.geomspace}[arguments.variant_spacing]
+    variant = spacing(SIGMA_0, arguments.variant_sigma_end, arguments.variant_levels)
+    own = ("matching_steps", "epsilon", "learning_rate", "draws")
+    own = {"sigmas": tuple(variant.tolist())} | {name: getattr(arguments, f"variant_{name}") for name in own}
+    levels = tuple(np.linspace(SIGMA_0, SIGMA_END, arguments.levels).tolist())
     # The published epsilon is of the mean over the batch, whose gradient is so many times smaller.
-    as_published = {
-        "epsilon": arguments.targets * reconstruction.EPSILON,
-        "matching_steps": arguments.matching_steps,
-        "freeze": False,
-    }
+    published = {"sigmas": levels, "epsilon": arguments.targets * reconstruction.EPSILON, "freeze": False}
+    published["matching_steps"] = arguments.matching_steps
     try:
         problem = open_problem(arguments)
-        settings = [
-            reconstruction.Schedule(tuple(variant.tolist()), **own),
-            reconstruction.Schedule(tuple(np.linspace(SIGMA_0, SIGMA_END, arguments.levels).tolist()), **as_published),
-        ]
-        results = [made(problem, each) for each in settings]
+        results = [made(problem, reconstruction.Schedule(**each)) for each in (own, published)]
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

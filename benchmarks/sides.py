@@ -32,6 +32,7 @@ class Side:
     Attributes:
       name: what it is called in messages and tables.
       pid: its number.
+      about: what it said of itself when it was started.
     """
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str] | None = None):
@@ -45,7 +46,7 @@ class Side:
             raise SideError(f"{command[0]}: {error.strerror}") from error
         finally:
             there.close()
-        self.pid = self._process.pid
+        self.pid, self.about = self._process.pid, {}
 
     def ask(self, method: str, **arguments: Any) -> Any:
         """The answer to a request."""

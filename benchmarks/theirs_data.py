@@ -99,18 +99,8 @@ def nearest_of(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tenso
     return torch.addmm((centroids**2).sum(dim=1), rows, centroids.T, alpha=-2.0).min(dim=1)
 
 
-def plus_plus(rows: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """k-means++: each centroid a row drawn with a chance proportional to its squared distance to those before."""
-    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
-    least = ((rows - rows[chosen[0]]) ** 2).sum(dim=1)
-    for _ in range(count - 1):
-        chosen.append(int(torch.multinomial(least, 1, generator=generator)))
-        least = torch.minimum(least, ((rows - rows[chosen[-1]]) ** 2).sum(dim=1))
-    return rows[chosen]
-
-
 class KMeans(Job):
-    """scikit-learn as published, or Lloyd's iterations as matrix products in PyTorch; k-means++ on all rows."""
+    """scikit-learn as published, or Lloyd's iterations as matrix products in PyTorch, from scikit-learn's starts; on all rows."""
 
     def prepare(self):
         self.found, self.features, self.start = {}, self.inputs["features"], self.inputs["start"]
@@ -118,9 +108,9 @@ class KMeans(Job):
 
     def sklearn(self, iterations: int, **how: Any) -> Any:
         """A fitted KMeans."""
-        from sklearn.cluster import KMeans as SklearnKMeans
+        from sklearn.cluster import KMeans as Estimator
 
-        return SklearnKMeans(self.settings["clusters"], max_iter=iterations, **how).fit(self.features)
+        return Estimator(self.settings["clusters"], max_iter=iterations, **how).fit(self.features)
 
     def agree(self) -> dict[str, np.ndarray]:
         if self.form == "scikit-learn":
@@ -136,9 +126,11 @@ class KMeans(Job):
             found = self.sklearn(iterations, n_init=runs, random_state=settings["seed"])
             inertia, iterations = found.inertia_, found.n_iter_
         else:
-            generator = torch.Generator().manual_seed(settings["seed"])
-            starts = [plus_plus(self.rows, settings["clusters"], generator) for _ in range(runs)]
-            inertia = min(lloyd(self.rows, start, iterations)[1] for start in starts)
+            from sklearn.cluster import kmeans_plusplus
+
+            seeds = range(settings["seed"], settings["seed"] + runs)
+            starts = [kmeans_plusplus(self.features, settings["clusters"], random_state=seed)[0] for seed in seeds]
+            inertia = min(lloyd(self.rows, torch.from_numpy(start), iterations)[1] for start in starts)
         self.found = {"inertia a row": inertia / len(self.features), "iterations of the best run": int(iterations)}
 
     def facts(self) -> dict[str, float]:
