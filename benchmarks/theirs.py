@@ -56,6 +56,7 @@ class Worker(serving.Worker):
 
     def open(self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any]) -> None:
         """Prepares a job."""
+        import theirs_data
         import theirs_network
         import theirs_parts
 
