@@ -60,7 +60,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated so long")
     parser.add_argument("--limit", type=float, help="seconds of a measurement's turns (default: 120; with --bench 30)")
     parser.add_argument(
-        "--minutes", type=float, default=0.0, help="begins none that would end later if as long as the last"
+        "--minutes", type=float, default=0.0, help="begins none that would end later, as long as the last"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and noise")
     parser.add_argument("--tiny", action="store_true", help="only checks that all runs and agrees; times mean nothing")
@@ -88,7 +88,7 @@ def measurements(arguments: argparse.Namespace, device: str) -> list[dict[str, A
     common = {"seed": arguments.seed, "dtype": arguments.dtype, "ckpt": arguments.ckpt or ""}
     found = []
     if arguments.bench:
-        found = [jobs.settings_of(each["job"], common | each) for each in jobs.BENCH]
+        found = [jobs.settings_of(job, common | {"width": w, "batch": b}) for job, w, b in jobs.BENCH]
     for job in [] if arguments.bench else jobs.JOBS if arguments.all else arguments.job:
         mine = common | {name: value for name, value in own.items() if name in jobs.JOBS[job].defaults}
         if (device == "cpu" or jobs.JOBS[job].network) and not (job == "parts" and arguments.ckpt):
@@ -116,10 +116,10 @@ def shown(result: dict[str, Any]) -> None:
     cycles = f"{result['calls']} calls a turn, {result['cycles']} cycle{'s' if result['cycles'] > 1 else ''}"
     tables.show(f"{result['name']}\n  {job.what}; {job.unit}; {cycles}", result["rows"])
     print(
-        f"  Agreement: {agreed['compared']} results; nearest to its bound: {agreed['worst']}, at {agreed['share']:.2g} of it."
+        f"  Agreement: {agreed['compared']} results; nearest to its bound: {agreed['worst']}, {agreed['share']:.2g} of it."
     )
     print(
-        f"  Waiting sides used at most {result['idle']:.1%} of a core, the rest of the machine {result['others']:.1%}."
+        f"  Waiting sides used {result['idle']:.1%} of a core at most, the rest of the machine {result['others']:.1%}."
     )
     if is_disturbed(result):
         print("  DISTURBED: these times mean little.")
@@ -156,14 +156,10 @@ def summary(results: list[dict[str, Any]], left_out: dict[str, str]) -> None:
 
 def with_gpu(arguments: argparse.Namespace) -> tuple[list[str], str]:
     """(devices to measure on, why the GPU is left out)."""
-    if arguments.device == "cpu":
-        return ["cpu"], ""
-    why = measuring.why_no_gpu(arguments.torch_python)
-    if arguments.device == "gpu":
-        if why:
-            raise sides.SideError(f"--device gpu: {why}")
-        return ["gpu"], ""
-    return (["cpu"], why) if why else (["cpu", "gpu"], "")
+    why = "" if arguments.device == "cpu" else measuring.why_no_gpu(arguments.torch_python)
+    if why and arguments.device == "gpu":
+        raise sides.SideError(f"--device gpu: {why}")
+    return (["cpu"] if why else ["cpu", "gpu"]) if arguments.device == "both" else [arguments.device], why
 
 
 def measure_all(arguments: argparse.Namespace, machine: dict[str, str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -190,9 +186,7 @@ def measure_all(arguments: argparse.Namespace, machine: dict[str, str]) -> tuple
             found = {"machine": machine, "results": results, "left out": left_out}
             Path(arguments.json).write_text(json.dumps(found, indent=1))
     if why:
-        left_out |= {
-            f"{job} gpu": f"unmeasured ({why})" for job in {each["job"]: 0 for each in measurements(arguments, "gpu")}
-        }
+        left_out |= {f"{each['job']} gpu": f"unmeasured ({why})" for each in measurements(arguments, "gpu")}
     return results, left_out
 
 
@@ -217,9 +211,7 @@ def main(given: list[str] | None = None) -> int:
         return 2
     summary(results, left_out)
     if failed := [name for name, why in left_out.items() if why.startswith("failed")]:
-        print(
-            f"\nerror: {len(failed)} of {len(failed) + len(results)} measurements failed (see above)", file=sys.stderr
-        )
+        print(f"\nerror: {len(failed)} measurements failed (see above), {len(results)} did not", file=sys.stderr)
     elif arguments.tiny:
         print("\nEverything ran and agreed. The times of --tiny mean nothing.")
     measured = {each["name"]: {"forms": each["forms"], "ratio": each["ratio"]} for each in results}

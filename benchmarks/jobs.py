@@ -56,41 +56,29 @@ BLIND = {"steps": 1, "matching_steps": 200, "draws": 1, "h0": 0.01, "beta": 0.01
 TRAINED = {"first loss": 1e-4, "first gradient norm": 1e-3, "losses": 1e-2, "image after": 5e-2}
 # Adam's first step is as large for a gradient of 1e-7 as for one of 1, and takes its sign.
 MATCHED = {"phi": 1e-4, "losses": 1e-3, "gradient": GRADIENTS, "moved images": 5e-2}
+DATA, RUN = {"ours": (SHIPPED,), "network": False}, {"ours": (SHIPPED,), "theirs": WHOLE}
 JOBS = {
     "forward": Job("noisy images -> denoised ones", *AN_IMAGE, {"image": 1e-4}, theirs=FROZEN, goal=0.9, rate=44_400),
     "training": Job("a training step: noise, forward, backward, Adam", *AN_IMAGE, TRAINED, goal=0.9, rate=14_800),
     "matching": Job("a step of Adam on the pixels towards phi; no decoder", *A_STEP, MATCHED, {"steps": 10}, goal=0.9),
-    "sampler": Job(
-        "a step of the blind sampler, with added noise",
-        *A_STEP,
-        SAMPLED,
-        SAMPLER | {"steps": 10},
-        theirs=FROZEN,
-        goal=0.8,
-    ),
+    "sampler": Job("a step of the blind sampler", *A_STEP, SAMPLED, SAMPLER | {"steps": 10}, theirs=FROZEN, goal=0.8),
     "sample": Job(
         "a whole unconditional sample, from sigma_0 to sigma_end",
         *("s an image", 1.0, ("batch",), SAMPLED),
         # With the published gains a network that was not trained denoises to almost 0, so that a sample of it ends.
         SAMPLER | {"sigma_end": 0.04, "gain": "near_zero"},
-        ours=(SHIPPED,),
-        theirs=WHOLE,
+        **RUN,
     ),
     "reconstruction": Job(
         "the published fixed-schedule reconstruction; some levels are timed, each of which does the same work",
         *(f"s an image and {PUBLISHED_LEVELS} levels", float(PUBLISHED_LEVELS), ("batch", "levels"), {"image": 1e-3}),
         {"levels": 1, "matching_steps": 100, "draws": 10},
-        ours=(SHIPPED,),
-        theirs=("eager, as published", *WHOLE),
-        goal=0.9,
-        rate=PUBLISHED_LEVELS,
+        **RUN | {"theirs": ("eager, as published", *WHOLE), "goal": 0.9, "rate": PUBLISHED_LEVELS},
     ),
     "blind": Job(
         "the published blind reconstruction; some of its score steps, which do the same work each",
         *("s a score step and image", 1.0, ("batch", "steps"), {"image": 1e-3}, BLIND),
-        ours=(SHIPPED,),
-        theirs=WHOLE,
-        goal=0.9,
+        **RUN | {"goal": 0.9},
     ),
     "features": Job(
         "channel averages of all blocks for many images in a memory map, written to disk",
@@ -100,31 +88,24 @@ JOBS = {
     "parts": Job(
         "a part of a training step by itself, on one device: " + ", ".join(parts.PARTS),
         *("ms a step", 1e3, (), {"mean squares": 1e-3}, {"part": "convolutions"}),
-        ours=(ONE,),
-        theirs=("channels_last", "compiled"),
+        **{"ours": (ONE,), "theirs": ("channels_last", "compiled")},
     ),
     "input": Job(
         "shuffled batches of uint8 images from a memory map",
         *("us an image", 1e6, ("batch", "steps"), {"every image once": 0.0}, {"images": 20_000, "steps": 50}),
-        ours=(SHIPPED,),
-        theirs=("an image at a time", "whole batches", "whole batches, 1 worker"),
-        network=False,
+        **DATA | {"theirs": ("an image at a time", "whole batches", "whole batches, 1 worker")},
     ),
     "kmeans": Job(
         "K-means, the best of some runs: so many Lloyd iterations from k-means++ starts on all rows; all but torch end early",
         *("ms a run and iteration", 1e3, ("runs", "iterations"), {"inertia": 1e-4, "centroids": 1e-3}),
         {"rows": 20_000, "columns": 512, "clusters": 100, "runs": 4, "iterations": 20},
-        ours=(SHIPPED,),
-        theirs=("scikit-learn", "torch"),
-        network=False,
+        **DATA | {"theirs": ("scikit-learn", "torch")},
     ),
     "neighbours": Job(
         "the 10 nearest rows of every row by the cosine",
         *("us a row", 1e6, ("rows",), {"neighbours that differ": 1e-3, "distance": 1e-5}),
         {"rows": 10_000, "columns": 512, "count": 10},
-        ours=(SHIPPED,),
-        theirs=("scikit-learn", "torch"),
-        network=False,
+        **DATA | {"theirs": ("scikit-learn", "torch")},
     ),
 }
 # width -> batches: small and large; of whole runs and of the sweep one size; what fills a GPU.
@@ -138,15 +119,8 @@ DATA_BATCHES = (64, 512)  # of the input pipeline
 SWEEP_IMAGES = {64: 1000}  # width -> images of the feature sweep, where the job's own number takes too long
 # What `make bench` runs, as far as its minutes reach.
 BENCH_FORMS = (SHIPPED, "channels_last", "compiled", "compiled, frozen")
-BENCH = (
-    {"job": "training", "width": 16, "batch": 32},
-    {"job": "training", "width": 64, "batch": 4},
-    {"job": "forward", "width": 16, "batch": 32},
-    {"job": "matching", "width": 16, "batch": 32},
-    {"job": "sampler", "width": 16, "batch": 32},
-    {"job": "reconstruction", "width": 16, "batch": 8},
-    {"job": "blind", "width": 16, "batch": 8},
-)
+LITTLE = {"forward": 32, "matching": 32, "sampler": 32, "reconstruction": 8, "blind": 8}  # job -> batch at width 16
+BENCH = (("training", 16, 32), ("training", 64, 4), *((job, 16, batch) for job, batch in LITTLE.items()))
 
 
 def forms(settings: dict[str, Any], device: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -213,10 +187,8 @@ def work(settings: dict[str, Any]) -> float:
 def architecture(settings: dict[str, Any]) -> dict[str, Any]:
     """Of the network, as `counts` takes it."""
     depths = dict.fromkeys(("encoder", "middle", "decoder"), settings["depth"]) if settings["depth"] else {}
-    return depths | {
-        "channels": [settings["width"] * 2**j for j in range(settings["scales"])],
-        "side": settings["size"],
-    }
+    channels = [settings["width"] * 2**j for j in range(settings["scales"])]
+    return depths | {"channels": channels, "side": settings["size"]}
 
 
 def counted(settings: dict[str, Any]) -> tuple[float, float]:

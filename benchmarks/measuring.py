@@ -182,16 +182,10 @@ def measure(run: Run) -> dict[str, Any]:
         for side in everyone.values():
             side.ask("forget_peak")
         runs = {name: lambda side=side: side.ask("run", calls=calls) for name, side in everyone.items()}
-        turns = sides.in_turns(runs, [side.pid for side in everyone.values()], cycles)
+        seconds, idle, others = sides.in_turns(runs, [side.pid for side in everyone.values()], cycles)
         more = {name: {"peak": side.ask("peak_mb"), "facts": side.ask("facts")} for name, side in everyone.items()}
-    found = table(run, turns.seconds, more, next(iter(about.values()))["devices"])
-    found |= {
-        "calls": calls,
-        "cycles": cycles,
-        "idle": turns.idle_share,
-        "others": turns.others_share,
-        "agreement": agreed,
-    }
+    found = table(run, seconds, more, next(iter(about.values()))["devices"])
+    found |= {"calls": calls, "cycles": cycles, "idle": idle, "others": others, "agreement": agreed}
     threads = ", ".join(f"{name} {each['threads']}" for name, each in about.items())
     both = list(about.values())[:: max(1, len(about) - 1)]
     versions = "; ".join(", ".join(f"{name} {v}" for name, v in each.items() if name != "threads") for each in both)

@@ -110,7 +110,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=64, help="of the published network")
     parser.add_argument("--size", type=int, default=64, help="pixels")
-    parser.add_argument("--scales", type=int, default=4, help="of the network; the published one has 4")
+    parser.add_argument("--scales", type=int, default=4, help="of the network")
     parser.add_argument("--gib", type=float, nargs="+", default=[8, 16, 24, 80], help="memories")
     parser.add_argument(
         "--batches", type=int, nargs=3, default=[16, 32, 64], help="three, rising, from which the rest follows"

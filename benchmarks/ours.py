@@ -111,10 +111,7 @@ class Worker(serving.Worker):
     def open(
         self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = ""
     ) -> dict[str, Any]:
-        """Prepares a job; returns what the other side needs, beside the inputs, to come to the same results.
-
-        Jobs of other names, opened before, stay.
-        """
+        """Prepares a job, beside those of other names; returns what the other side needs to come to the same results."""
         import ours_data
         import ours_network
         import ours_parts

@@ -73,9 +73,9 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[tuple[int, str],
                 side.ask("run", calls=1, name=part)
                 runs[count, part] = lambda side=side, part=part: side.ask("run", calls=1, name=part) / arguments.steps
                 pids.append(side.pid)
-        turns = sides.in_turns(runs, pids, arguments.cycles)
-    print(f"Waiting sides used at most {turns.idle_share:.1%} of a core, the rest {turns.others_share:.1%}.")
-    return turns.seconds
+        seconds, idle, others = sides.in_turns(runs, pids, arguments.cycles)
+    print(f"Waiting sides used at most {idle:.1%} of a core, the rest {others:.1%}.")
+    return seconds
 
 
 def share_lost(less: list[float], more: list[float]) -> dict[str, float]:
@@ -136,7 +136,7 @@ def measure_processes(arguments: argparse.Namespace, folder: str) -> dict[str, l
         }
         for run in runs.values():
             run()
-        seconds = sides.in_turns(runs, [one.pid, pair[0].pid], arguments.cycles).seconds
+        seconds = sides.in_turns(runs, [one.pid, pair[0].pid], arguments.cycles)[0]
         for side in pair:
             side.hang_up()
         return seconds

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import serving
 
@@ -122,22 +122,14 @@ def machine_seconds() -> float:
     return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class Turns(NamedTuple):
-    """What turns gave.
+def in_turns(
+    runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: int
+) -> tuple[dict[str, list[float]], float, float]:
+    """Lets each run in turn, A B C C B A, so many times over; a run returns its seconds a call.
 
-    Attributes:
-      seconds: name -> seconds a call, one for each cycle: the mean of its two turns there.
-      idle_share: largest share of one core that the waiting sides used, all together, in any cycle.
-      others_share: the same of everything else on the machine.
+    Returns name -> seconds a call, one for each cycle, the mean of its two turns there; and the largest share of one core that the
+    waiting sides, and everything else on the machine, used in any cycle.
     """
-
-    seconds: dict[str, list[float]]
-    idle_share: float
-    others_share: float
-
-
-def in_turns(runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: int) -> Turns:
-    """Lets each run in turn, A B C C B A, so many times over; a run returns its seconds a call."""
     order = [*runs, *reversed(runs)]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     idle, others = [0.0], [0.0]
@@ -156,7 +148,7 @@ def in_turns(runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: i
         others.append(strange / waited)
         for name, pair in found.items():
             seconds[name].append(sum(pair) / len(pair))
-    return Turns(seconds, max(idle), max(others))
+    return seconds, max(idle), max(others)
 
 
 def ratios(ours: list[float], theirs: list[float]) -> list[float]:

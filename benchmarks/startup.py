@@ -28,7 +28,7 @@ IMPORTS = {
     "what train.py imports": "from unetrep_jax import checkpoints, data, devices, models, noise, training",
     "what analyze.py imports": "from unetrep_jax import checkpoints, data, denoiser, devices, models, stages",
 }
-GOAL = 20.0
+GOAL, ALL = 20.0, ["imports", "first-step", "analysis"]
 
 
 def environment() -> dict[str, str]:
@@ -47,12 +47,11 @@ def seconds(command: list[str]) -> float:
 
 def import_table(repeats: int) -> list[dict[str, Any]]:
     """Seconds of a process that imports and ends, less those of one that imports nothing."""
-    empty = [seconds([sys.executable, "-c", "pass"]) for _ in range(repeats)]
-    each = {
-        name: [seconds([sys.executable, "-c", code]) - min(empty) for _ in range(repeats)]
-        for name, code in IMPORTS.items()
-    }
-    return [{"imported": name, "s": tables.spread(values)} for name, values in each.items()]
+    empty, rows = min(seconds([sys.executable, "-c", "pass"]) for _ in range(repeats)), []
+    for name, code in IMPORTS.items():
+        each = [seconds([sys.executable, "-c", code]) - empty for _ in range(repeats)]
+        rows.append({"imported": name, "s": tables.spread(each)})
+    return rows
 
 
 def caches(folder: Path) -> list[str]:
@@ -97,8 +96,7 @@ def analysis_table(repeats: int, folder: Path, stage: str) -> list[dict[str, Any
 def main(given: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    which = ("imports", "first-step", "analysis")
-    parser.add_argument("--only", nargs="+", choices=which, default=list(which))
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--repeats", type=int, default=3, help="of each process")
     parser.add_argument("--stage", default="architecture", help="of the analysis")
     arguments = parser.parse_args(given)

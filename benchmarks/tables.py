@@ -46,14 +46,14 @@ def processor() -> str:
     return f"{names[0] if names else platform.processor()}, {serving.cores()} cores"
 
 
-def load() -> str:
-    """Mean number of running processes over the last 1, 5 and 15 minutes."""
-    return ", ".join(f"{each:.1f}" for each in os.getloadavg())
-
-
 def facts(**more: str) -> dict[str, str]:
     """Prints what is measured, on what and with what; returns it."""
-    found = {"cpu": processor(), "load": load(), "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""), **more}
+    found = {
+        "cpu": processor(),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+        **more,
+    }
     for name, value in found.items():
         print(f"{name:16s}{value}")
     if os.getloadavg()[0] > 1:

@@ -60,9 +60,9 @@ class Worker(serving.Worker):
         import theirs_network
         import theirs_parts
 
-        # TF32 on a GPU, as JAX's default there.
-        torch.set_float32_matmul_precision("highest" if settings["precision"] == "highest" else "high")
-        torch.backends.cudnn.allow_tf32 = settings["precision"] != "highest"
+        if self.device == "cuda":  # TF32, as JAX's default there
+            torch.backends.cuda.matmul.allow_tf32 = settings["precision"] != "highest"
+            torch.backends.cudnn.allow_tf32 = settings["precision"] != "highest"
         torch._dynamo.reset()
         network = None if params is None else Network(self.form, self.device, settings, params, inputs)
         table = theirs_network.JOBS | theirs_data.JOBS | theirs_parts.JOBS
