@@ -64,16 +64,11 @@ class Network:
         params, self.params = self.params, None
         return devices.replicate(params, local=True)
 
-    @property
-    def batch(self) -> int:
-        """Images in a call."""
-        return self.settings["batch"]
-
     def program(self, function: Callable, constants: Any = None) -> Callable:
         """`function(constants, rows) -> rows` as the form runs it; the constants are the parameters unless others are given."""
         constants = self.constants if constants is None else devices.replicate(constants, local=True)
         if self.form == SHIPPED:
-            call = devices.parallel_map(function, self.batch)
+            call = devices.parallel_map(function, self.settings["batch"])
             return lambda *rows: call(constants, rows)
         jitted = jax.jit(function)
         return lambda *rows: jitted(constants, rows)
@@ -84,7 +79,8 @@ class Network:
 
     def keys(self) -> np.ndarray:
         """Data of one random key for each image."""
-        return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(self.settings["seed"]), self.batch)))
+        keys = jax.random.split(jax.random.key(self.settings["seed"]), self.settings["batch"])
+        return np.asarray(jax.random.key_data(keys))
 
 
 class Worker(serving.Worker):

@@ -31,7 +31,7 @@ class Reconstruction(Job):
 
     def adam(self) -> dict[str, Any]:
         """The published matching with a given number of steps; epsilon is of the mean over the batch."""
-        how = {"tolerance": 0.0, "freeze": False, "epsilon": self.network.batch * reconstruction.EPSILON}
+        how = {"tolerance": 0.0, "freeze": False, "epsilon": self.settings["batch"] * reconstruction.EPSILON}
         return how | {name: self.settings[name] for name in ("matching_steps", "draws")}
 
     def schedule(self):

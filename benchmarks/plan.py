@@ -20,7 +20,6 @@ import counts
 import tables
 
 IMAGENET = 1_281_167  # training images of ILSVRC 2012, which imagenet_resized/64x64 holds too
-SECONDS_A_DAY = 86_400
 
 
 class Hardware(NamedTuple):
@@ -119,7 +118,7 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
     memory = f"{(16 * found.parameters + 2 * share * found.kept) / 2**30:.1f} of {hardware.memory / 2**30:.1f} GiB"
     host = f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's is not given"
     total = arguments.epochs * arguments.images
-    days, flop = total / rate / SECONDS_A_DAY, total * found.training
+    days, flop = total / rate / 86_400, total * found.training
     each, ring = rate / hardware.hosts, "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links"
     rows = [
         ("step: operations / peak", f"{1e3 * times['operations']:.2f} ms"),
