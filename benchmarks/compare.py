@@ -1,9 +1,8 @@
 """Ours against PyTorch, job by job, side by side in one run, after a check that both compute the same.
 
-    python -m venv /tmp/torch && /tmp/torch/bin/pip install -r benchmarks/requirements.txt
-    python benchmarks/compare.py --torch-python /tmp/torch/bin/python --job training
-    python benchmarks/compare.py --torch-python /tmp/torch/bin/python --all
-    make bench TORCH_PYTHON=/tmp/torch/bin/python
+    python benchmarks/compare.py --torch-python PATH --job training
+    python benchmarks/compare.py --torch-python PATH --all
+    make bench TORCH_PYTHON=PATH
 
 Each form of each side is a process of its own; all stay alive and compute in turns, A B C C B A, never two at once, with equal
 numbers of threads. A time is the median over cycles (lower to upper quartile); a ratio is of two forms in the same cycle. The ratio
