@@ -1,14 +1,13 @@
 """Ours against PyTorch, job by job, side by side in one run, after a check that both compute the same.
 
-    python -m venv /tmp/torch && /tmp/torch/bin/pip install -r benchmarks/requirements.txt
-    python benchmarks/compare.py --torch-python /tmp/torch/bin/python --job training
-    python benchmarks/compare.py --torch-python /tmp/torch/bin/python --all
-    make bench TORCH_PYTHON=/tmp/torch/bin/python
+    python benchmarks/compare.py --torch-python PATH --job training
+    python benchmarks/compare.py --torch-python PATH --all
+    make bench TORCH_PYTHON=PATH
 
 Each form of each side is a process of its own; all stay alive and compute in turns, A B C C B A, never two at once, with equal
 numbers of threads. A time is the median over cycles (lower to upper quartile); a ratio is of two forms in the same cycle. The ratio
-that counts is ours as shipped / their best form (PyTorch's; for K-means and neighbours maybe scikit-learn's). Memory is the
-resident peak of each process: while running, and ever, with compiling.
+that counts is ours / their best form: on a CPU ours as shipped, on a GPU ours on one device, with arrays that stay there. Memory is
+the resident peak of each process, while running and ever, with compiling; on a GPU the device's, ever.
 """
 
 import argparse
@@ -17,13 +16,17 @@ import os
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jobs
 import measuring
+import parts
 import recorded
 import sides
 import tables
+
+OWN = ("steps", "images", "levels")
 
 
 def positive(text: str) -> int:
@@ -36,79 +39,69 @@ def positive(text: str) -> int:
 def parse(given: list[str] | None) -> argparse.Namespace:
     """The command line."""
     what = "\n".join(f"  {name:15s} {job.what}" for name, job in jobs.JOBS.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog=f"jobs:\n{what}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    how = {"description": __doc__.splitlines()[0], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(epilog=f"jobs:\n{what}", **how)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--job", action="append", choices=list(jobs.JOBS), help="what to measure; can be given again")
     which.add_argument("--all", action="store_true", help="all jobs, at all widths and batches")
     which.add_argument("--bench", action="store_true", help="a selection, compared with the recorded ratios")
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has benchmarks/requirements.txt")
-    parser.add_argument("--width", type=positive, action="append", help="of the published network (default: 64 and 16)")
-    parser.add_argument(
-        "--batch", type=positive, action="append", help="images at once (default: a small and a large one)"
-    )
-    for name in ("steps", "images", "levels", "matching-steps", "rows", "clusters", "runs"):
-        parser.add_argument(f"--{name}", type=positive, help="of the jobs that have this setting")
+    own = [
+        parser.add_argument("--width", type=positive, action="append", help="of the published network (64 and 16)"),
+        parser.add_argument("--batch", type=positive, action="append", help="images at once (a small and a large one)"),
+        *(parser.add_argument(f"--{name}", type=positive, help="of jobs with this setting") for name in OWN),
+        parser.add_argument("--forms", nargs="+", help="only these forms"),
+    ]
     parser.add_argument("--ckpt", help="a trained network, instead of random weights of some width")
-    parser.add_argument("--forms", nargs="+", help="only these forms")
-    parser.add_argument(
-        "--device", choices=("cpu", "gpu", "both"), default="both", help="default: the GPU too, if there is one"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions, on both sides"
-    )
+    parser.add_argument("--device", choices=("cpu", "gpu", "both"), help="default: both, if there is a GPU")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions")
     parser.add_argument("--cycles", type=positive, help="of turns (default: 5; with --bench 3)")
+    parser.add_argument("--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated so long")
+    parser.add_argument("--limit", type=float, help="seconds of a measurement's turns (default: 120; with --bench 30)")
     parser.add_argument(
-        "--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated until it is that long"
-    )
-    parser.add_argument(
-        "--limit", type=float, help="seconds that a measurement's turns may take (default: 300; with --bench 40)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=0.0, help="begins no further measurement after so long (0: no limit)"
+        "--minutes", type=float, default=0.0, help="begins none that would end later, as long as the last"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and noise")
-    parser.add_argument(
-        "--tiny", action="store_true", help="checks that everything runs and agrees; the times mean nothing"
-    )
+    parser.add_argument("--tiny", action="store_true", help="only checks that all runs and agrees; times mean nothing")
     parser.add_argument("--record", action="store_true", help="writes the ratios to benchmarks/recorded.json")
     parser.add_argument("--json", default="", help="file for all numbers")
     parser.add_argument("--verbose", action="store_true", help="shows where a side failed")
     arguments = parser.parse_args(given)
-    if arguments.tiny and arguments.record:
-        parser.error("--tiny measures nothing that could be recorded")
+    if arguments.bench and (arguments.ckpt or any(getattr(arguments, each.dest) for each in own)):
+        parser.error("--bench has its own widths, batches, settings and forms")
+    if arguments.bench and arguments.device not in (None, "cpu"):
+        parser.error("--bench measures the CPU")
+    if arguments.record and (arguments.tiny or not arguments.bench):
+        parser.error("--record goes with --bench, without --tiny")
+    if arguments.job and arguments.device == "gpu" and not all(jobs.JOBS[job].network for job in arguments.job):
+        parser.error("--device gpu: only jobs that run the network use a GPU")
+    if arguments.ckpt and "parts" in (arguments.job or ()):
+        parser.error("--job parts takes a width, not a --ckpt")
+    arguments.device = "cpu" if arguments.bench else arguments.device or "both"
     return arguments
 
 
-def measurements(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The settings of each measurement."""
-    names = ("steps", "images", "levels", "matching_steps", "rows", "clusters", "runs")
-    own = {name: getattr(arguments, name) for name in names}
-    own = {name: value for name, value in own.items() if value is not None}
+def measurements(arguments: argparse.Namespace, device: str) -> list[dict[str, Any]]:
+    """The settings of each measurement on a device."""
+    own = {name: getattr(arguments, name) for name in OWN if getattr(arguments, name) is not None}
     common = {"seed": arguments.seed, "dtype": arguments.dtype, "ckpt": arguments.ckpt or ""}
     found = []
     if arguments.bench:
-        found = [jobs.settings_of(each["job"], common | each) for each in jobs.BENCH]
+        found = [jobs.settings_of(job, common | {"width": w, "batch": b}) for job, w, b in jobs.BENCH]
     for job in [] if arguments.bench else jobs.JOBS if arguments.all else arguments.job:
         mine = common | {name: value for name, value in own.items() if name in jobs.JOBS[job].defaults}
-        found += [jobs.settings_of(job, mine | each) for each in sizes(job, arguments)]
+        if (device == "cpu" or jobs.JOBS[job].network) and not (job == "parts" and arguments.ckpt):
+            found += [jobs.settings_of(job, mine | each) for each in sizes(job, device, arguments)]
     if not arguments.tiny:
         return found
     return list({json.dumps(small): small for small in map(jobs.tiny, found)}.values())
 
 
-def sizes(job: str, arguments: argparse.Namespace) -> list[dict[str, int]]:
-    """Widths and batches of a job."""
-    if not jobs.JOBS[job].network:
-        batches = arguments.batch or (jobs.DATA_BATCHES if job == "input" else [0])
-        return [{"batch": batch} for batch in batches]
-    widths = [0] if arguments.ckpt else arguments.width or list(jobs.BATCHES)
-    usual = jobs.SLOW_BATCHES if job in jobs.SLOW else jobs.BATCHES
-    usual = dict.fromkeys(usual, (jobs.SWEEP_BATCH,)) if job == "features" else usual
-    return [{"width": w, "batch": b} for w in widths for b in arguments.batch or usual.get(w, usual[16])]
+def sizes(job: str, device: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Widths, batches and parts of a job."""
+    widths = [0] if arguments.ckpt or not jobs.JOBS[job].network else arguments.width or list(jobs.BATCHES)
+    found = [{"width": w, "batch": b} for w in widths for b in arguments.batch or jobs.batches(job, device, w)]
+    return [each | {"part": part} for each in found for part in parts.PARTS] if job == "parts" else found
 
 
 def is_disturbed(result: dict[str, Any]) -> bool:
@@ -118,88 +111,90 @@ def is_disturbed(result: dict[str, Any]) -> bool:
 
 def shown(result: dict[str, Any]) -> None:
     """Prints a measurement's table."""
-    job = jobs.JOBS[result["settings"]["job"]]
-    tables.show(
-        f"{result['name']}\n  {job.what}; {job.unit}; {result['calls']} calls a turn, {result['cycles']} cycles",
-        result["rows"],
-    )
-    compared, worst, share = (result["agreement"][name] for name in ("compared", "worst", "share"))
-    print(f"  Agreement: {compared} results compared; the nearest to its bound is {worst}, at {share:.2g} of it.")
+    job, agreed = jobs.JOBS[result["settings"]["job"]], result["agreement"]
+    cycles = f"{result['calls']} calls a turn, {result['cycles']} cycle{'s' if result['cycles'] > 1 else ''}"
+    tables.show(f"{result['name']}\n  {job.what}; {job.unit}; {cycles}", result["rows"])
     print(
-        f"  Waiting sides used at most {result['idle']:.1%} of a core, the rest of the machine {result['others']:.1%}."
+        f"  Agreement: {agreed['compared']} results; nearest to its bound: {agreed['worst']}, {agreed['share']:.2g} of it."
+    )
+    print(
+        f"  Waiting sides used {result['idle']:.1%} of a core at most, the rest of the machine {result['others']:.1%}."
     )
     if is_disturbed(result):
         print("  DISTURBED: these times mean little.")
-    for form, why in result["failures"].items():
+    for form, why in agreed["failures"].items():
         print(f"  {form}: cannot run ({why})")
 
 
-def summary(results: list[dict[str, Any]], left_out: list[str]) -> None:
+def verdict(result: dict[str, Any], value: float, goal: float | None, unit: str = "") -> str:
+    """Whether a value is at most a goal, or a rate (one with a unit) at least; of a whole and undisturbed measurement."""
+    if goal is None:
+        return ""
+    text = f"{value:,.0f} of {goal:,.0f} {unit}: " if unit else f"{goal:g} "
+    if is_disturbed(result) or result["agreement"]["failures"]:
+        return text + ("disturbed" if is_disturbed(result) else "forms missing")
+    return text + ("met" if (value >= goal if unit else value <= goal) else "MISSED")
+
+
+def summary(results: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     """Prints the ratios that count, of all measurements."""
     rows = []
     for result in results:
-        goal, median = jobs.JOBS[result["settings"]["job"]].goal, result["ratio"]["median"]
-        verdict = "none" if goal is None else f"{goal:g} {'met' if median <= goal else 'MISSED'}"
-        rows.append(
-            {
-                "measurement": result["name"],
-                "their best form": result["best"].removeprefix("theirs, "),
-                "ours / theirs": result["ratio"],
-                "goal": verdict,
-                "memory, ours / theirs": f"{result['memory']:.2f}",
-            }
-        )
-    blank = {"their best form": "", "ours / theirs": "unmeasured", "goal": "", "memory, ours / theirs": ""}
-    rows += [{"measurement": name, **blank} for name in left_out]
-    tables.show("Ours as shipped / their best form: median (quartiles) over cycles; below 1, ours is faster", rows)
+        settings, job = result["settings"], jobs.JOBS[result["settings"]["job"]]
+        if result["device"] == "cpu":
+            goal = verdict(result, result["ratio"]["median"], job.goal)
+        else:
+            rate = job.rate if (settings["width"], settings["size"]) == (64, 64) else None
+            goal = verdict(result, result["rate"], rate, "a second")
+        row = {"measurement": result["name"], "their best form": result["best"].removeprefix("theirs, ")}
+        row |= {"ours / theirs": result["ratio"], "goal": goal, "memory, ours / theirs": f"{result['memory']:.2f}"}
+        rows.append(row | {"memory's goal": verdict(result, result["memory"], 1.0 if job.network else None)})
+    rows += [{"measurement": name, "ours / theirs": why} for name, why in left_out.items()]
+    tables.show("Ours / their best form: median (quartiles) over cycles; below 1, ours is faster", rows)
 
 
 def with_gpu(arguments: argparse.Namespace) -> tuple[list[str], str]:
     """(devices to measure on, why the GPU is left out)."""
-    if arguments.device == "cpu":
-        return ["cpu"], ""
-    why = measuring.why_no_gpu(arguments.torch_python)
-    if arguments.device == "gpu":
-        if why:
-            raise sides.SideError(f"--device gpu: {why}")
-        return ["gpu"], ""
-    return (["cpu"], why) if why else (["cpu", "gpu"], "")
+    why = "" if arguments.device == "cpu" else measuring.why_no_gpu(arguments.torch_python)
+    if why and arguments.device == "gpu":
+        raise sides.SideError(f"--device gpu: {why}")
+    return (["cpu"] if why else ["cpu", "gpu"]) if arguments.device == "both" else [arguments.device], why
 
 
-def measure_all(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str], str]:
-    """(results, names of what was left out, versions)."""
-    began, results, left_out = time.monotonic(), [], []
+def measure_all(arguments: argparse.Namespace, machine: dict[str, str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """(results, name of what was left out -> why); what is there so far is in --json after each measurement."""
+    began, last, results, left_out = time.monotonic(), 0.0, [], {}
     devices, why = with_gpu(arguments)
-    wanted = [(device, settings) for device in devices for settings in measurements(arguments)]
-    for device, settings in wanted:
-        name = jobs.name_of(settings, device)
-        if device == "gpu" and not jobs.JOBS[settings["job"]].network:
+    for device, settings in [(each, found) for each in devices for found in measurements(arguments, each)]:
+        name, start = jobs.name_of(settings, device), time.monotonic()
+        if arguments.minutes and start - began + last > 60 * arguments.minutes:
+            left_out[name] = "out of time"
             continue
-        if arguments.minutes and time.monotonic() - began > 60 * arguments.minutes:
-            left_out.append(f"{name} (out of time)")
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            results.append({"name": name, **measuring.measure(run_of(arguments, settings, device, folder))})
-        if len(results) == 1:
-            print(f"\n{results[0]['versions']}\nthreads: {results[0]['threads']}; seed {settings['seed']}")
-        shown(results[-1])
-    networks = [each["job"] for each in measurements(arguments) if jobs.JOBS[each["job"]].network]
-    left_out += [f"{job} gpu ({why})" for job in networks if why]
-    return results, list(dict.fromkeys(left_out)), results[0]["versions"] if results else ""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                results.append({"name": name, **measuring.measure(run_of(arguments, settings, device, folder))})
+        except sides.SideError as error:
+            left_out[name] = f"failed: {error}"
+            print(f"\n{name}\n  failed: {error}\n{error.details if arguments.verbose else ''}".rstrip(), flush=True)
+        else:
+            if len(results) == 1:
+                print(f"\n{results[0]['versions']}\nthreads: {results[0]['threads']}; seed {settings['seed']}")
+            shown(results[-1])
+        last = time.monotonic() - start
+        if arguments.json:
+            found = {"machine": machine, "results": results, "left out": left_out}
+            Path(arguments.json).write_text(json.dumps(found, indent=1))
+    if why:
+        left_out |= {f"{each['job']} gpu": f"unmeasured ({why})" for each in measurements(arguments, "gpu")}
+    return results, left_out
 
 
 def run_of(arguments: argparse.Namespace, settings: dict[str, Any], device: str, folder: str) -> measuring.Run:
     """How a measurement is made."""
-    return measuring.Run(
-        settings,
-        device,
-        forms=arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None),
-        cycles=arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5),
-        turn_seconds=arguments.turn_seconds,
-        limit=arguments.limit or (40 if arguments.bench else 300),
-        torch_python=arguments.torch_python,
-        folder=folder,
-    )
+    forms = arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None)
+    cycles = arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5)
+    limit = arguments.limit or (30 if arguments.bench else 120)
+    return measuring.Run(settings, device, forms, cycles, arguments.turn_seconds, limit, arguments.torch_python, folder)
 
 
 def main(given: list[str] | None = None) -> int:
@@ -209,26 +204,28 @@ def main(given: list[str] | None = None) -> int:
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     try:
         machine = tables.facts(started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
-        results, left_out, versions = measure_all(arguments)
-        summary(results, left_out)
-        if arguments.tiny:
-            print("\nEverything ran and agreed. The times of --tiny mean nothing.")
-        if arguments.json:
-            with open(arguments.json, "w") as file:
-                json.dump({"machine": machine, "results": results, "left out": left_out}, file, indent=1)
-        ratios = {result["name"]: result["ratio"] for result in results}
-        if arguments.record and any(map(is_disturbed, results)):
-            raise sides.SideError("nothing is recorded: other work disturbed the measurements (see DISTURBED above).")
-        if arguments.record:
-            recorded.write(machine["cpu"], versions, ratios)
-        elif arguments.bench and not arguments.tiny:
-            return recorded.compare(machine["cpu"], ratios)
+        results, left_out = measure_all(arguments, machine)
     except (sides.SideError, OSError) as error:
-        if arguments.verbose and getattr(error, "details", ""):
-            print(error.details, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    summary(results, left_out)
+    if failed := [name for name, why in left_out.items() if why.startswith("failed")]:
+        print(f"\nerror: {len(failed)} measurements failed (see above), {len(results)} did not", file=sys.stderr)
+    elif arguments.tiny:
+        print("\nEverything ran and agreed. The times of --tiny mean nothing.")
+    measured = {each["name"]: {"forms": each["forms"], "ratio": each["ratio"]} for each in results}
+    code = 2 if failed else 0
+    if arguments.record:
+        if left_out or any(is_disturbed(each) or each["agreement"]["failures"] for each in results):
+            print(
+                "error: nothing is recorded: a measurement was disturbed or left out, or a form cannot run",
+                file=sys.stderr,
+            )
+            return 2
+        recorded.write(machine["cpu"], results[0]["versions"], measured)
+    elif arguments.bench and not arguments.tiny and results:
+        code = code or recorded.compare(machine["cpu"], results[0]["versions"], measured)
+    return code
 
 
 if __name__ == "__main__":

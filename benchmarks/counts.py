@@ -5,9 +5,8 @@ A multiplication and an addition are 2 operations. At a scale with height and wi
     3x3 convolution, i -> o channels       2 * 9 * i * o * s^2
     2x2 transposed convolution, i -> o     2 * i * o * s^2          (s is its output's; each output pixel has i inputs)
 
-Norms, ReLU, pooling and biases are counted as values that pass through them, for they are bound by memory and not by operations.
-The gradient with respect to the inputs, and that with respect to the weights, cost as much again as the forward pass each; the
-first convolution needs no gradient of its input.
+Norms, ReLU, pooling and biases are counted as values that pass through them. The gradient with respect to the inputs, and that with
+respect to the weights, cost as much again as the forward pass each; the first convolution needs no gradient of its input.
 """
 
 from collections.abc import Sequence
@@ -41,10 +40,14 @@ class Layer(NamedTuple):
         return 2 * self.kernel * self.inputs * self.outputs * self.side**2
 
     @property
+    def weights(self) -> int:
+        """Entries of its kernel; an upsampling has four windows'."""
+        return (self.kernel if self.kernel > 1 else 4) * self.inputs * self.outputs
+
+    @property
     def parameters(self) -> int:
-        """Weights, biases and gains; an upsampling has four windows' weights."""
-        windows = self.kernel if self.kernel > 1 else 4
-        return windows * self.inputs * self.outputs + self.outputs * (self.bias + self.norm)
+        """Weights, biases and gains."""
+        return self.weights + self.outputs * (self.bias + self.norm)
 
     @property
     def values_in(self) -> int:
@@ -117,13 +120,15 @@ def count(**architecture: int | Sequence[int]) -> Count:
 
 
 def traffic(found: Count, batch: int, size: int, training: bool) -> float:
-    """Bytes that a batch moves, if each layer's input is read once and its output written once, numbers of `size` bytes.
+    """Bytes that a batch moves, layer by layer: each input is read once and each output written once, numbers of `size` bytes.
 
     A training step moves three times as much (forward, gradient of inputs, gradient of weights), and reads and writes parameters,
-    their gradients and Adam's two moments, float32. Layers that a compiler fuses move less.
+    their gradients and Adam's two moments, float32; weights of another size are made from the float32 ones in each step. No lower
+    bound: layers that a compiler fuses move less.
     """
     once = size * batch * found.values + size * found.parameters
-    return 3 * once + 4 * 8 * found.parameters if training else once
+    rounding = (4 + size) * found.parameters if size != 4 else 0
+    return 3 * once + 4 * 8 * found.parameters + rounding if training else once
 
 
 def by_block(**architecture: int | Sequence[int]) -> list[dict[str, str]]:

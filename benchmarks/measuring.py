@@ -1,20 +1,26 @@
 """One measurement of `compare.py`: starts the forms' processes, checks that they agree, lets them compute in turns."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jobs
 import numpy as np
+import plan
+import serving
 import sides
 import tables
 
-# Bounds are for float32. In lower precision rounding alone differs by so many times more, and the bounds catch only mistakes: one
-# that becomes larger than 1 says no more than that the numbers are finite.
-LOOSE = {"float32": 1.0, "tf32": 30.0, "bfloat16": 300.0}
+# In lower precision the results are compared with those of both sides in float32, within these; but not those that went through
+# Adam's sign, whose own bounds are wider than `jobs.GRADIENTS`.
+ROUGH = {"float32": 0.1, "bfloat16": 0.4}  # float32 is TF32 on a GPU
+CHECKED_BATCH = 8  # images in the check of lower precision
 LONGEST = 200  # calls in a turn
 SLOW = 5.0  # seconds; a first call that took less is made once more before the turns begin, for it may have compiled something
 DISTURBED = 0.15  # share of a core used by others, above which a measurement means little
+
+Sides = dict[str, sides.Side]
 
 
 class Run(NamedTuple):
@@ -41,148 +47,181 @@ class Run(NamedTuple):
 
 
 def environment(device: str) -> dict[str, str]:
-    """Of our processes: on a CPU nothing else is looked for."""
-    return {"JAX_PLATFORMS": "cpu"} if device == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    """Of all processes: equal numbers of threads for every library; on a CPU nothing else is looked for; one GPU for both sides."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    gpu = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "CUDA_VISIBLE_DEVICES": first}
+    return {"OMP_NUM_THREADS": str(serving.cores())} | ({"JAX_PLATFORMS": "cpu"} if device == "cpu" else gpu)
 
 
 @contextlib.contextmanager
-def processes(run: Run) -> Iterator[tuple[dict[str, sides.Side], dict[str, sides.Side]]]:
-    """(ours, theirs): form -> a started process."""
-    job = jobs.JOBS[run.settings["job"]]
-    wanted = [[form for form in forms if run.forms is None or form in run.forms] for forms in (job.ours, job.theirs)]
-    if jobs.SHIPPED not in wanted[0] or not wanted[1]:
-        raise sides.SideError(f"--forms must hold {jobs.SHIPPED!r} and one of {', '.join(job.theirs)}.")
+def processes(run: Run, few: bool = False) -> Iterator[tuple[Sides, Sides]]:
+    """(ours, theirs): form -> a started process; `few`: only the first of each."""
+    known = jobs.forms(run.settings, run.device)
+    wanted = [[form for form in forms if run.forms is None or form in run.forms] for forms in known]
+    if known[0][0] not in wanted[0] or not wanted[1]:
+        raise sides.SideError(f"--forms must hold {known[0][0]!r} and one of {', '.join(known[1])}.")
+    ours, theirs = (forms[:1] if few else forms for forms in wanted)
+    around = environment(run.device)
     with contextlib.ExitStack() as stack:
-        started: tuple[dict[str, sides.Side], dict[str, sides.Side]] = {}, {}
-        for form in wanted[0]:
-            started[0][form] = stack.enter_context(
-                contextlib.closing(sides.ours(f"ours, {form}", environment(run.device)))
-            )
-        for form in wanted[1]:
-            started[1][form] = stack.enter_context(
-                contextlib.closing(sides.theirs(f"theirs, {form}", run.torch_python))
-            )
-        yield started
+        mine = {form: sides.ours(f"ours, {form}", around) for form in ours}
+        others = {form: sides.theirs(f"theirs, {form}", run.torch_python, around) for form in theirs}
+        for form, side in [*mine.items(), *others.items()]:
+            stack.enter_context(contextlib.closing(side))
+            side.about = side.ask("start", form=form, device=run.device)
+        yield mine, others
 
 
 def why_no_gpu(torch_python: str) -> str:
     """Why nothing can be measured on a GPU, or nothing."""
-    for make in (lambda: sides.ours("ours", environment("gpu")), lambda: sides.theirs("PyTorch", torch_python)):
+    around = environment("gpu")
+    for make in (lambda: sides.ours("ours", around), lambda: sides.theirs("PyTorch", torch_python, around)):
         with contextlib.closing(make()) as side:
             try:
-                side.ask("start", form=jobs.SHIPPED, device="gpu")
+                side.ask("start", form=jobs.ONE, device="gpu")
             except sides.SideError as error:
                 return str(error).partition(": ")[2]
     return ""
 
 
 def differences(
-    job: jobs.Job, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], loose: float
+    bounds: dict[str, float], expected: dict[str, np.ndarray], found: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Result -> its difference as a share of the permitted one."""
+    """Result -> its difference as a share of the permitted one; an expected result of zeros alone tells nothing, and is refused."""
     shares = {}
-    for name, bound in job.bounds.items():
+    for name, bound in bounds.items():
         a, b = np.asarray(expected[name], np.float64), np.asarray(found[name], np.float64)
-        if a.shape != b.shape:
+        if a.shape != b.shape or not np.isfinite(b).all() or not a.any():
             shares[name] = np.inf
         elif bound == 0 or name == "neighbours that differ":
             shares[name] = np.mean(a != b) / max(bound, 1e-12)
         else:  # Root mean square: single pixels may fall on the other side of a ReLU.
-            shares[name] = np.sqrt(np.mean((a - b) ** 2) / max(np.mean(a**2), 1e-30)) / (bound * loose)
-        shares[name] = shares[name] if np.isfinite(b).all() else np.inf
+            shares[name] = np.sqrt(np.mean((a - b) ** 2) / np.mean(a**2)) / bound
     return shares
 
 
-def agreement(
-    run: Run, ours: dict[str, sides.Side], theirs: dict[str, sides.Side]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """(how near to its bound the worst result is, forms that cannot run -> why); raises SideError beyond the bound.
+def agreement(ours: Sides, theirs: Sides, bounds: dict[str, float], expected: Any = None) -> dict[str, Any]:
+    """Expected results, ours unless they are given; how near to its bound the worst result is; forms that cannot run -> why.
 
-    A form that cannot run, as where there is no C++ compiler for `torch.compile`, is taken out of `theirs`.
+    Raises SideError beyond a bound. A form that cannot run, as where there is no C++ compiler for `torch.compile`, is taken out of
+    `theirs`.
     """
-    job, worst, compared, failures = jobs.JOBS[run.settings["job"]], ("nothing", 0.0), 0, {}
-    loose = LOOSE[run.settings["dtype"] if run.settings["dtype"] != "float32" or run.device == "cpu" else "tf32"]
-    expected = ours[jobs.SHIPPED].ask("agree")
-    for form, side in [*((form, side) for form, side in ours.items() if form != jobs.SHIPPED), *theirs.items()]:
+    everyone = [*ours.items(), *theirs.items()]
+    if expected is None:
+        expected = everyone.pop(0)[1].ask("agree")
+    worst, compared, failures = ("nothing", 0.0), 0, {}
+    for form, side in everyone:
         try:
             found = side.ask("agree")
         except sides.SideError as error:
-            if "compiled" not in form:
+            if not form.startswith("compiled"):
                 raise
             failures[form] = str(error)
-            theirs.pop(form)
+            theirs.pop(form).close()
             continue
-        for name, share in differences(job, expected, found, loose).items():
+        for name, share in differences(bounds, expected, found).items():
             compared += 1
             if not share <= 1:
                 raise sides.SideError(
-                    f"{side.name} disagrees with ours on {name}: {share:.3g} times the bound; nothing was timed."
+                    f"{side.name}, {name}: {share:.3g} times the permitted difference; nothing was timed."
                 )
             worst = max(worst, (f"{name} ({side.name})", float(share)), key=lambda each: each[1])
-    return {"worst": worst[0], "share": worst[1], "compared": compared}, failures
+    return {"expected": expected, "worst": worst[0], "share": worst[1], "compared": compared, "failures": failures}
 
 
-def opened(run: Run, ours: dict[str, sides.Side], theirs: dict[str, sides.Side]) -> list[dict[str, str]]:
-    """Prepares all sides, the same weights on all of them; returns what each side is."""
-    settings, job = run.settings, jobs.JOBS[run.settings["job"]]
-    inputs, everyone = jobs.inputs(settings, run.folder), [*ours.items(), *theirs.items()]
-    about = [side.ask("start", form=form, device=run.device) for form, side in everyone]
-    params = ours[jobs.SHIPPED].ask("params", settings=settings) if job.network else None
-    for _, side in everyone:  # ours come first, and say what the others need
+def opened(run: Run, ours: Sides, theirs: Sides) -> None:
+    """Prepares all sides, the same weights on all of them."""
+    settings, everyone = run.settings, [*ours.values(), *theirs.values()]
+    inputs = jobs.inputs(settings, run.folder)
+    params = everyone[0].ask("params", settings=settings) if jobs.JOBS[settings["job"]].network else None
+    for side in everyone:  # ours come first, and say what the others need
         inputs |= side.ask("open", settings=settings, params=params, inputs=inputs) or {}
-    return about
 
 
-def rehearsed(run: Run, everyone: dict[str, sides.Side]) -> tuple[int, int]:
+def bounds_of(run: Run) -> dict[str, float]:
+    """Within which the timed processes must agree: the job's own, or in lower precision, wider ones.
+
+    For these, one process of each side is checked apart, with a small batch: in true float32 within the job's own bounds, then in
+    the precision that is timed, against that result.
+    """
+    bounds, settings = jobs.JOBS[run.settings["job"]].bounds, run.settings
+    if run.device == "cpu" and settings["dtype"] == "float32":
+        return bounds
+    rough = {name: ROUGH[settings["dtype"]] for name, bound in bounds.items() if 0 < bound <= jobs.GRADIENTS}
+    low = settings | {"batch": min(settings["batch"], CHECKED_BATCH)}
+    with processes(run, few=True) as (ours, theirs):
+        opened(run._replace(settings=low | {"dtype": "float32", "precision": "highest"}), ours, theirs)
+        exact = agreement(ours, theirs, bounds)["expected"]
+        opened(run._replace(settings=low), ours, theirs)
+        agreement(ours, theirs, rough, exact)
+    return rough
+
+
+def rehearsed(run: Run, everyone: Sides) -> tuple[int, int]:
     """(calls that make a turn long enough, cycles that there is time for), after each side has made a call."""
     seconds = {name: side.ask("run", calls=1) for name, side in everyone.items()}
     for name, side in everyone.items():
         if seconds[name] < SLOW:
             seconds[name] = side.ask("run", calls=1)
-    calls = round(run.turn_seconds / max(seconds[f"ours, {jobs.SHIPPED}"], 1e-6))
+    calls = round(run.turn_seconds / max(next(iter(seconds.values())), 1e-6))
     calls = max(1, min(LONGEST, calls))
     return calls, max(1, min(run.cycles, int(run.limit / (2 * calls * sum(seconds.values())))))
 
 
 def measure(run: Run) -> dict[str, Any]:
     """The table of one measurement, and the ratio that counts."""
+    bounds = bounds_of(run)
     with processes(run) as (ours, theirs):
-        about = opened(run, ours, theirs)
-        agreed, failures = agreement(run, ours, theirs)
+        about = {side.name: side.about for side in [*ours.values(), *theirs.values()]}
+        opened(run, ours, theirs)
+        agreed = agreement(ours, theirs, bounds)
+        agreed.pop("expected")
         if not theirs:
-            raise sides.SideError(f"no PyTorch form can run: {next(iter(failures.values()))}")
+            raise sides.SideError(f"no PyTorch form can run: {next(iter(agreed['failures'].values()))}")
         everyone = {side.name: side for side in [*ours.values(), *theirs.values()]}
         calls, cycles = rehearsed(run, everyone)
         for side in everyone.values():
             side.ask("forget_peak")
         runs = {name: lambda side=side: side.ask("run", calls=calls) for name, side in everyone.items()}
-        turns = sides.in_turns(runs, [side.pid for side in everyone.values()], cycles)
+        seconds, idle, others = sides.in_turns(runs, [side.pid for side in everyone.values()], cycles)
         more = {name: {"peak": side.ask("peak_mb"), "facts": side.ask("facts")} for name, side in everyone.items()}
-    found = table(run, turns.seconds, more)
-    threads = ", ".join(f"{name} {each['threads']}" for name, each in zip(everyone, about, strict=False))
-    found |= {"calls": calls, "cycles": cycles, "idle": turns.idle_share, "others": turns.others_share}
-    return found | {"agreement": agreed, "failures": failures, "threads": threads, "versions": versions(about)}
+    found = table(run, seconds, more, next(iter(about.values()))["devices"])
+    found |= {"calls": calls, "cycles": cycles, "idle": idle, "others": others, "agreement": agreed}
+    threads = ", ".join(f"{name} {each['threads']}" for name, each in about.items())
+    both = list(about.values())[:: max(1, len(about) - 1)]
+    versions = "; ".join(", ".join(f"{name} {v}" for name, v in each.items() if name != "threads") for each in both)
+    return found | {"threads": threads, "versions": versions, "forms": sorted(everyone)}
 
 
-def versions(about: list[dict[str, str]]) -> str:
-    """What computed."""
-    both = about[0], about[-1]
-    return "; ".join(", ".join(f"{name} {v}" for name, v in each.items() if name != "threads") for each in both)
+def speed(settings: dict[str, Any], device: str, seconds: float) -> dict[str, str]:
+    """Units of work a second; counted operations and bytes a second; share of the device's limit, where its peaks are known."""
+    operations, moved = jobs.counted(settings)
+    row = {"a second": f"{1 / seconds:.4g}"}
+    row |= {"GFLOP/s": f"{operations / seconds / 1e9:.4g}"} if operations else {}
+    row |= {"GB/s": f"{moved / seconds / 1e9:.4g}"} if moved else {}
+    if (chip := plan.known(device)) and (operations or moved):
+        peak = chip.operations / (1 if settings["dtype"] == "bfloat16" else 2)  # TF32 has half the rate of bfloat16
+        row["of the limit"] = f"{max(operations / peak, moved / chip.bandwidth) / seconds:.1%}"
+    return row
 
 
-def table(run: Run, seconds: dict[str, list[float]], more: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Rows for the reader; the best PyTorch form; time and memory of ours as shipped over its."""
-    job = jobs.JOBS[run.settings["job"]]
-    times = {name: tables.spread(each) for name, each in seconds.items()}
+def table(run: Run, seconds: dict[str, list[float]], more: dict[str, Any], device: str) -> dict[str, Any]:
+    """Rows for the reader; the best PyTorch form; time and memory of our form that counts over its."""
+    job, mine, rows = jobs.JOBS[run.settings["job"]], next(iter(seconds)), []
+    unit = job.scale / jobs.work(run.settings)
+    times = {name: tables.spread([unit * value for value in each]) for name, each in seconds.items()}
     best = min((name for name in times if name.startswith("theirs")), key=lambda name: times[name]["median"])
-    unit, rows = job.scale / jobs.work(run.settings), []
     for name, each in seconds.items():
+        row = {"form": name, job.unit: times[name]}
+        row |= {"of their best form": tables.spread(sides.ratios(each, seconds[best]))}
+        row |= speed(run.settings, device, times[name]["median"] / job.scale)
         memory = {f"{which} MB": round(value) for which, value in more[name]["peak"].items()}
-        row = {"form": name, job.unit: tables.spread([unit * value for value in each])}
-        row["of their best form"] = tables.spread(sides.ratios(each, seconds[best]))
         rows.append(row | memory | more[name]["facts"])
     which = "device" if "device" in more[best]["peak"] else "running"
-    shipped = f"ours, {jobs.SHIPPED}"
-    memory = more[shipped]["peak"][which] / more[best]["peak"][which]
-    ratio = tables.spread(sides.ratios(seconds[shipped], seconds[best]))
-    return {"settings": run.settings, "rows": rows, "best": best, "ratio": ratio, "memory": memory, "seconds": seconds}
+    memory = more[mine]["peak"].get(which, float("nan")) / more[best]["peak"][which]
+    found = {"settings": run.settings, "device": run.device, "rows": rows, "best": best, "memory": memory}
+    rate = job.scale / times[mine]["median"]
+    return found | {
+        "ratio": tables.spread(sides.ratios(seconds[mine], seconds[best])),
+        "rate": rate,
+        "seconds": seconds,
+    }

@@ -1,13 +1,12 @@
 """The largest training batch that fits a given memory, by the compiler's own analysis; and what the feature sweep takes.
 
     python benchmarks/memory.py                        the published network at 64x64, as it is and rematerialised
-    python benchmarks/memory.py --verify               also compiles at the batches found
     python benchmarks/memory.py --sweep                peak memory of the feature sweep for some and for four times as many images
 
 `jit(step).lower(...).compile().memory_analysis()` says how many bytes a compiled step's arguments, results and temporary values
 take; nothing is run. Where it grows by the same number of bytes with every image, which three batches show, the largest batch
-follows. It is the analysis of the backend that this runs on: a GPU's compiler lays a step out differently from a CPU's. What the
-runtime and its allocator need beside that is not in it.
+follows; it is compiled again at that. It is the analysis of the backend that this runs on: a GPU's compiler lays a step out
+differently from a CPU's, above all in bfloat16, which is measured on GPUs alone. What the allocator needs beside it is not in it.
 
 Rematerialised: each block keeps its input alone and is computed again in the backward pass. The model has no such setting; here its
 blocks are wrapped by `flax.linen.remat` from outside, which shows what one would bring.
@@ -15,11 +14,11 @@ blocks are wrapped by `flax.linen.remat` from outside, which shows what one woul
 
 import argparse
 import contextlib
-import os
-import sys
+import functools
+import itertools
 import tempfile
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,21 +28,9 @@ import measuring
 import sides
 import tables
 
-from unetrep_jax import models, noise, training
+from unetrep_jax import devices, models, noise, training
 
 GIB = 2**30
-
-
-class Fit(NamedTuple):
-    """Bytes of a step: fixed + each * batch; `error`, the share by which the smallest batch differs from that."""
-
-    fixed: float
-    each: float
-    error: float
-
-    def largest(self, limit: float) -> int:
-        """The largest batch whose step takes no more than `limit` bytes."""
-        return max(0, int((limit - self.fixed) // self.each))
 
 
 @contextlib.contextmanager
@@ -57,8 +44,8 @@ def rematerialised(wanted: bool) -> Iterator[None]:
         models.Block = block
 
 
-def step_bytes(channels: tuple[int, ...], side: int, dtype: str, batch: int, remat: bool) -> dict[str, float]:
-    """Bytes of a training step by part; `total` is what has to be there at once."""
+def step_bytes(channels: tuple[int, ...], side: int, dtype: str, remat: bool, batch: int) -> float:
+    """Bytes of a training step that have to be there at once."""
     model = models.UNet(channels=channels, dtype=dtype)
     optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
     step = training.train_step(model, optimizer, noise.noise_levels, seed=0, batch_size=batch)
@@ -69,56 +56,43 @@ def step_bytes(channels: tuple[int, ...], side: int, dtype: str, batch: int, rem
         )
         rows = images, jax.ShapeDtypeStruct((batch,), jnp.int32)
         found = jax.jit(step, donate_argnums=0).lower(state, rows).compile().memory_analysis()
-    parts = {name: float(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
     # The new state takes the old one's place: counted once.
-    return parts | {"total": parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]}
+    found = {name: float(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
+    return found["argument"] + found["output"] - found["alias"] + found["temp"]
 
 
-def fit(arguments: argparse.Namespace, dtype: str, remat: bool) -> Fit:
-    """From three batches."""
-    channels = tuple(arguments.width * 2**j for j in range(arguments.scales))
-    small, middle, large = arguments.batches
-    totals = {b: step_bytes(channels, arguments.size, dtype, b, remat)["total"] for b in (small, middle, large)}
-    each = (totals[large] - totals[middle]) / (large - middle)
-    fixed = totals[large] - large * each
-    return Fit(fixed, each, abs(fixed + small * each - totals[small]) / totals[small])
+def fit(totals: Callable[[int], float], batches: list[int]) -> tuple[float, float, float]:
+    """From three batches, bytes of a step as fixed + each * batch; and the share by which the smallest differs from that."""
+    small, middle, large = map(totals, batches)
+    each = (large - middle) / (batches[2] - batches[1])
+    fixed = large - batches[2] * each
+    return fixed, each, abs(fixed + batches[0] * each - small) / small
 
 
 def batch_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each form of the step."""
     rows = []
-    for dtype in arguments.dtypes:
-        for remat in (False, True):
-            found = fit(arguments, dtype, remat)
-            row = {"form": f"{dtype}{', rematerialised' if remat else ''}", "fixed, MB": f"{found.fixed / 2**20:.0f}"}
-            row |= {"MB an image": f"{found.each / 2**20:.2f}", "not linear by": f"{found.error:.1%}"}
-            for limit in arguments.gib:
-                largest = found.largest(limit * GIB)
-                row[f"{limit:g} GiB"] = f"{largest:,}" + verified(arguments, dtype, remat, largest, limit)
-            rows.append(row)
-    return rows
-
-
-def verified(arguments: argparse.Namespace, dtype: str, remat: bool, batch: int, limit: float) -> str:
-    """With --verify, what the compiler says of the batch found."""
-    if not arguments.verify or not batch:
-        return ""
     channels = tuple(arguments.width * 2**j for j in range(arguments.scales))
-    return f" ({step_bytes(channels, arguments.size, dtype, batch, remat)['total'] / GIB / limit:.1%} of it)"
+    dtypes = ("float32",) if jax.default_backend() == "cpu" else ("float32", "bfloat16")
+    for dtype, remat in itertools.product(dtypes, (False, True)):
+        totals = functools.partial(step_bytes, channels, arguments.size, dtype, remat)
+        fixed, each, error = fit(totals, arguments.batches)
+        row = {"form": f"{dtype}{', rematerialised' if remat else ''}", "fixed, MB": f"{fixed / 2**20:.0f}"}
+        row |= {"MB an image": f"{each / 2**20:.2f}", "not linear by": f"{error:.1%}"}
+        for limit in arguments.gib:
+            largest = max(0, int((limit * GIB - fixed) // each))
+            share = f" ({totals(largest) / GIB / limit:.1%} of it)" if largest else ""
+            row[f"{limit:g} GiB"] = f"{largest:,}{share}"
+        rows.append(row)
+    return rows
 
 
 def sweep_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Peak resident memory of the feature sweep, a process for each; pages of the memory map count where they are read."""
     rows = []
     for images in (arguments.images, 4 * arguments.images):
-        given = {
-            "width": arguments.width,
-            "batch": 64,
-            "images": images,
-            "size": arguments.size,
-            "scales": arguments.scales,
-        }
-        settings = jobs.settings_of("features", given)
+        network = {"width": arguments.width, "size": arguments.size, "scales": arguments.scales}
+        settings = jobs.settings_of("features", network | {"batch": 64, "images": images})
         started = contextlib.closing(sides.ours("ours", measuring.environment("cpu")))
         with tempfile.TemporaryDirectory() as folder, started as side:
             side.ask("start", form=jobs.SHIPPED, device="cpu")
@@ -136,35 +110,28 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=64, help="of the published network")
     parser.add_argument("--size", type=int, default=64, help="pixels")
-    parser.add_argument("--scales", type=int, default=4, help="of the network; the published one has 4")
+    parser.add_argument("--scales", type=int, default=4, help="of the network")
     parser.add_argument("--gib", type=float, nargs="+", default=[8, 16, 24, 80], help="memories")
     parser.add_argument(
         "--batches", type=int, nargs=3, default=[16, 32, 64], help="three, rising, from which the rest follows"
     )
-    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--verify", action="store_true", help="compiles at the batches found, too")
     parser.add_argument("--sweep", action="store_true", help="the feature sweep's memory, instead")
     parser.add_argument("--images", type=int, default=1250, help="of the smaller sweep")
     return parser.parse_args(given)
 
 
-def main(given: list[str] | None = None) -> int:
+def main(given: list[str] | None = None) -> None:
     """Prints the table."""
     arguments = parse(given)
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     tables.facts(jax=jax.__version__)
-    try:
-        if arguments.sweep:
-            tables.show("Feature sweep: memory and number of images", sweep_table(arguments))
-            return 0
-    except sides.SideError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.sweep:
+        tables.show("Feature sweep: memory and number of images", sweep_table(arguments))
+        return
+    devices.start()  # with the flags that the program runs with
     network = f"width {arguments.width}, {arguments.size}x{arguments.size}"
     title = f"Largest training batch, {network}, by the compiler's analysis for {jax.devices()[0].device_kind}"
     tables.show(title, batch_table(arguments))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

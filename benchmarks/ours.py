@@ -3,9 +3,12 @@
     python benchmarks/ours.py FD
 
 Two forms: "one device", plain `jax.jit` over one device, its arrays there already; and "as shipped", as train.py and analyze.py run
-it: `devices.parallel_step` and `devices.parallel_map` over two virtual CPU devices, or over all GPUs.
+it: `devices.parallel_step` and `devices.parallel_map` over two virtual CPU devices, or over the GPU. As shipped, arrays come from
+the host and go back there at each call.
 """
 
+import functools
+import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -34,9 +37,10 @@ def open_network(settings: Mapping[str, Any]) -> tuple[models.UNet, Any]:
             raise InputError(f"{settings['ckpt']} is not of the published form: norm layer, with biases, zero padding.")
         return model, jax.tree.map(np.asarray, opened.params)
     depth = settings["depth"]
+    how = {"dtype": settings["dtype"], "gain_init": settings["gain"]}
     depths = {name: depth for name in ("encoder_depth", "mid_depth", "decoder_depth")} if depth else {}
     channels = tuple(settings["width"] * 2**j for j in range(settings["scales"]))
-    model = models.UNet(channels=channels, dtype=settings["dtype"], **depths)
+    model = models.UNet(channels=channels, **how, **depths)
     return model, jax.tree.map(np.asarray, models.init_params(model, jax.random.key(settings["seed"])))
 
 
@@ -44,30 +48,30 @@ class Network:
     """A network in one of the two forms.
 
     Attributes:
-      form, model, params: which form; the module; host arrays.
+      form, model, params: which form; the module; host arrays, until a job has them elsewhere.
       settings, inputs: of the measurement.
     """
 
     def __init__(
         self, form: str, settings: Mapping[str, Any], model: models.UNet, params: Any, inputs: Mapping[str, Any]
     ):
-        """Puts the parameters on the devices."""
+        """Takes them."""
         self.form, self.settings, self.model, self.params, self.inputs = form, settings, model, params, inputs
-        self.constants = devices.replicate(params, local=True)
 
-    @property
-    def batch(self) -> int:
-        """Images in a call."""
-        return self.settings["batch"]
+    @functools.cached_property
+    def constants(self) -> Any:
+        """The parameters on the devices; from here on they are not kept on the host."""
+        params, self.params = self.params, None
+        return devices.replicate(params, local=True)
 
     def program(self, function: Callable, constants: Any = None) -> Callable:
         """`function(constants, rows) -> rows` as the form runs it; the constants are the parameters unless others are given."""
         constants = self.constants if constants is None else devices.replicate(constants, local=True)
         if self.form == SHIPPED:
-            call = devices.parallel_map(function, self.batch)
+            call = devices.parallel_map(function, self.settings["batch"])
             return lambda *rows: call(constants, rows)
         jitted = jax.jit(function)
-        return lambda *rows: jax.block_until_ready(jitted(constants, rows))
+        return lambda *rows: jitted(constants, rows)
 
     def put(self, rows: Any) -> Any:
         """Rows where a call takes them from: the host for the shipped form, the device for the plain one."""
@@ -75,23 +79,26 @@ class Network:
 
     def keys(self) -> np.ndarray:
         """Data of one random key for each image."""
-        return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(self.settings["seed"]), self.batch)))
+        keys = jax.random.split(jax.random.key(self.settings["seed"]), self.settings["batch"])
+        return np.asarray(jax.random.key_data(keys))
 
 
-class Worker:
-    """What can be asked for, each method by its name."""
+class Worker(serving.Worker):
+    """See `serving`."""
 
     def start(self, form: str, device: str, **distributed: Any) -> dict[str, str]:
         """Starts JAX, on as many virtual devices as a form such as "4 devices" says; says what answers."""
-        self.form, self.jobs = form, {}
+        self.form = form
         count = int(form.split()[0]) if form[0].isdigit() else CPU_DEVICES if form == SHIPPED else 1
+        # As `devices` does, for the cores that this process may use; the thread more for each device waits and computes nothing.
+        os.environ["NPROC"] = str(serving.cores() + count)
         devices.start(cpu_devices=count, compilation_cache=CACHE, **distributed)
         if device == "gpu" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
             raise InputError(f"JAX has no GPU here, only {jax.default_backend()}")
         versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
         what = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-        # XLA's pool has a thread more for each virtual device, which waits and computes nothing.
-        return {**versions, "numpy": np.__version__, "devices": what, "threads": str(serving.cores())}
+        threads = f"{serving.cores()} (a pool of {os.environ['NPROC']})"
+        return {**versions, "numpy": np.__version__, "devices": what, "threads": threads}
 
     def params(self, settings: Mapping[str, Any]) -> Any:
         """The network's weights, host arrays."""
@@ -100,16 +107,15 @@ class Worker:
     def open(
         self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = ""
     ) -> dict[str, Any]:
-        """Prepares a job; returns what the other side needs, beside the inputs, to come to the same results.
-
-        Jobs of other names, opened before, stay.
-        """
+        """Prepares a job, beside those of other names; returns what the other side needs to come to the same results."""
         import ours_data
         import ours_network
+        import ours_parts
         import ours_reconstruction
         import ours_scaling
 
-        table = ours_network.JOBS | ours_reconstruction.JOBS | ours_data.JOBS | ours_scaling.JOBS
+        jax.config.update("jax_default_matmul_precision", settings["precision"])
+        table = ours_network.JOBS | ours_reconstruction.JOBS | ours_data.JOBS | ours_scaling.JOBS | ours_parts.JOBS
         network = None
         if params is not None:
             network = Network(self.form, settings, open_network(settings)[0], params, inputs)
@@ -118,25 +124,17 @@ class Worker:
 
     def agree(self) -> dict[str, np.ndarray]:
         """The results that are compared."""
-        return jax.tree.map(np.asarray, self.jobs[""].agree())
+        return jax.tree.map(np.asarray, super().agree())
 
-    def run(self, calls: int, name: str = "") -> float:
-        """Seconds a call."""
-        return serving.seconds_of(self.jobs[name].run, calls) / calls
+    def wait(self, result: Any) -> None:
+        """Until a call's result is there."""
+        jax.block_until_ready(result)
 
-    def facts(self) -> dict[str, float]:
-        """What else the last call said, such as how many steps it took."""
-        return getattr(self.jobs[""], "facts", dict)()
-
-    def forget_peak(self) -> None:
-        """See `serving`."""
-        serving.forget_peak()
-
-    def peak_mb(self) -> dict[str, float]:
-        """Largest memory: of this process, and of the GPU where there is one."""
+    def device_mb(self) -> dict[str, float]:
+        """Largest memory ever of the GPU."""
         device = jax.local_devices()[0]
         statistics = device.memory_stats() if device.platform == "gpu" else None
-        return serving.peak_mb() | ({"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {})
+        return {"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {}
 
 
 if __name__ == "__main__":

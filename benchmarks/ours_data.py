@@ -1,12 +1,12 @@
 """The jobs around the network, on our side: feature sweep, input pipeline, K-means, neighbours. See `ours_network`."""
 
-import shutil
 import tempfile
-from collections.abc import Mapping
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ours_network import Job
 
 from unetrep_jax import clusters, data, denoiser, neighbours, representation
 
@@ -14,58 +14,45 @@ AGREEMENT_ITERATIONS = 3
 AGREEMENT_ROWS = 2000
 
 
-class Features:
+class Features(Job):
     """`representation.sweep` at one noise level with one draw, from a memory map to the disk."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any]):
-        """Opens the images."""
-        self.network, self.settings = network, settings
-        self.images, self.noisy = np.load(inputs["path"], mmap_mode="r"), inputs["noisy"]
-        self.folder, self.denoiser = inputs["folder"], denoiser.bind(network.model, network.constants)
-
-    def given(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+    def prepare(self):
+        self.images = np.load(self.inputs["path"], mmap_mode="r")
+        self.denoiser = denoiser.bind(self.network.model, self.network.constants)
 
     def agree(self) -> dict[str, np.ndarray]:
-        """Channel averages of given noisy images."""
+        found = self.program(representation.channel_averages)(self.inputs["noisy"])
+        return {"averages": np.concatenate(found, axis=1)}
 
-        def averages(params, rows):
-            return representation.channel_averages(denoiser.bind(self.network.model, params), *rows)
-
-        return {"averages": np.concatenate(self.network.program(averages)(self.noisy), axis=1)}
+    def sweep(self, images: np.ndarray) -> None:
+        """Of these images; what was written is removed."""
+        settings = self.settings
+        how = {"sigmas": (settings["sigma"],), "draws": 1, "batch_size": settings["batch"], "seed": settings["seed"]}
+        with tempfile.TemporaryDirectory(dir=self.inputs["folder"]) as name:
+            representation.sweep(self.denoiser, images, Path(name) / "sweep", "benchmark", label="", **how)
 
     def run(self) -> None:
-        """All images; what was written is removed."""
-        settings = self.settings
-        with tempfile.TemporaryDirectory(dir=self.folder) as name:
-            how = {
-                "sigmas": (settings["sigma"],),
-                "draws": 1,
-                "batch_size": settings["batch"],
-                "seed": settings["seed"],
-            }
-            representation.sweep(self.denoiser, self.images, Path(name) / "sweep", "benchmark", label="", **how)
-            shutil.rmtree(Path(name) / "sweep")
+        self.sweep(self.images)
+
+    def facts(self) -> dict[str, float]:
+        """Seconds of a sweep of one batch: most of it is the start, in which each sweep fetches or compiles its program."""
+        start = time.perf_counter()
+        self.sweep(self.images[: self.settings["batch"]])
+        return {"one batch, s": time.perf_counter() - start}
 
 
-class Input:
+class Input(Job):
     """`data.Batches`: so many batches from where the last call ended."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any]):
-        """Opens the images, and the stream."""
-        self.settings = settings
-        side = settings["size"]
-        self.images = data.open_images(inputs["path"], image_size=side, image_channels=3)
+    def prepare(self):
+        side = self.settings["size"]
+        self.images = data.open_images(self.inputs["path"], image_size=side, image_channels=3)
         self.batches = self.stream()
 
     def stream(self) -> data.Batches:
         """From the beginning."""
         return data.batches(self.images, batch_size=self.settings["batch"], seed=self.settings["seed"])
-
-    def given(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def agree(self) -> dict[str, np.ndarray]:
         """Whether an epoch holds every image once: the numbers written in their first pixels, sorted."""
@@ -76,61 +63,51 @@ class Input:
         return {"every image once": np.sort(numbers).astype(np.float64)}
 
     def run(self) -> None:
-        """So many batches."""
         for _ in range(self.settings["steps"]):
             next(self.batches)
 
 
-class KMeans:
+class KMeans(Job):
     """`clusters.kmeans`."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any]):
-        """Takes the features."""
-        self.features, self.settings, self.inertia = inputs["features"], settings, 0.0
+    def prepare(self):
+        self.features, self.found = self.inputs["features"], None
 
     def given(self) -> dict[str, Any]:
-        """Where the compared run starts."""
         return {"start": self.features[: self.settings["clusters"]]}
 
     def agree(self) -> dict[str, np.ndarray]:
-        """A few iterations from given centroids."""
         start = self.features[: self.settings["clusters"]]
         found = clusters.kmeans_from(self.features, start, iterations=AGREEMENT_ITERATIONS)
         return {"inertia": np.array([found.inertia]), "centroids": found.centroids}
 
     def run(self) -> None:
-        """The best of some runs."""
+        """The best of some runs, their starts drawn from all rows, as theirs are; by default ours draw from 10,000."""
         settings = self.settings
         how = {"seed": settings["seed"], "runs": settings["runs"], "iterations": settings["iterations"]}
-        self.inertia = clusters.kmeans(self.features, settings["clusters"], **how).inertia
+        self.found = clusters.kmeans(self.features, settings["clusters"], init_sample=len(self.features), **how)
 
     def facts(self) -> dict[str, float]:
-        """How good the best is: squared distance to the centroid, mean over rows."""
-        return {"inertia a row": self.inertia / len(self.features)}
+        """How good the best is: squared distance to the centroid, mean over rows; its iterations."""
+        inertia = self.found.inertia / len(self.features)
+        return {"inertia a row": inertia, "iterations of the best run": self.found.iterations}
 
 
-class Neighbours:
+class Neighbours(Job):
     """`neighbours.nearest` of all rows among all others."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any]):
-        """Takes the features."""
-        self.features, self.settings = inputs["features"], settings
-
-    def given(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+    def prepare(self):
+        self.features = self.inputs["features"]
 
     def nearest(self, rows: np.ndarray) -> neighbours.Neighbours:
         """Of all rows."""
         return neighbours.nearest(rows, rows, self.settings["count"], exclude_self=True)
 
     def agree(self) -> dict[str, np.ndarray]:
-        """Numbers and distances, among the first rows."""
         found = self.nearest(self.features[:AGREEMENT_ROWS])
         return {"neighbours that differ": np.sort(found.index, axis=1), "distance": found.distance}
 
     def run(self) -> None:
-        """All rows."""
         self.nearest(self.features)
 
 

@@ -1,7 +1,10 @@
-"""The jobs that run the network, on our side. Each class: `given` for the other side, `agree` to be compared, `run` to be timed."""
+"""The jobs that run the network, on our side.
 
-import functools
-from collections.abc import Mapping
+Each class: `prepare` builds programs and what they work on; `given` is what the other side needs to come to the same results;
+`agree` returns what is compared; `run`, a call, is timed; `facts` is what else the last call said.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,77 +13,63 @@ import numpy as np
 import optax
 
 from unetrep_jax import denoiser, devices, noise, reconstruction, sampling, training
+from unetrep_jax.storage import InputError
 
 AGREEMENT_STEPS = 3
-STRETCH = 50  # steps of the sampler between two looks, as in `stages`
+STRETCH = 50  # steps of a whole sample between two looks, as in `stages`
 
 
 class Job:
-    """What all have in common."""
+    """What all have in common: `run` is `call(*rows)`, unless a job says otherwise."""
 
     def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any]):
         """Builds its programs."""
         self.network, self.settings, self.inputs = network, settings, inputs
         self.prepare()
 
-    def prepare(self) -> None:
-        """Builds what `run` needs."""
-
     def given(self) -> dict[str, Any]:
-        """What the other side needs to come to the same results."""
         return {}
 
-    def bound(self, params: Any) -> denoiser.Denoiser:
-        """The network with its parameters."""
-        return denoiser.bind(self.network.model, params)
+    def program(self, function: Callable, params: Any = None) -> Callable:
+        """`function(denoiser, *rows) -> rows` as the form runs it."""
+        model = self.network.model
+        return self.network.program(lambda params, rows: function(denoiser.bind(model, params), *rows), params)
+
+    def run(self) -> Any:
+        return self.call(*self.rows)
 
 
 class Forward(Job):
     """Noisy images -> denoised ones."""
 
     def prepare(self):
-        """One program."""
-        self.call = self.network.program(lambda params, rows: self.bound(params).denoise(*rows))
-        self.rows = self.network.put(self.inputs["noisy"])
+        self.call = self.program(lambda network, images: network.denoise(images))
+        self.rows = (self.network.put(self.inputs["noisy"]),)
 
     def agree(self):
-        """The images."""
-        return {"image": self.call(self.rows)}
-
-    def run(self):
-        """One batch."""
-        self.call(self.rows)
+        return {"image": self.run()}
 
 
 class Training(Job):
     """The training step of `training`, its state donated, over uint8 images; Adam, learning rate 1e-3, noise by inv_sqrt."""
 
     def prepare(self):
-        """The step, and a state to begin from."""
-        network, batch = self.network, self.network.batch
-        self.optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
-        step = functools.partial(
-            training.train_step,
-            network.model,
-            self.optimizer,
-            noise.noise_levels,
-            seed=self.settings["seed"],
-            batch_size=batch,
+        network, seed, batch = self.network, self.settings["seed"], self.settings["batch"]
+        optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
+        is_one, how = network.form == "one device", {"seed": seed, "batch_size": batch}
+        step = training.train_step(
+            network.model, optimizer, noise.noise_levels, axis=None if is_one else devices.AXIS, **how
         )
         self.batch = self.inputs["images"], np.arange(batch, dtype=np.int32)
-        state = training.init_state(network.params, self.optimizer)
-        if network.form == "one device":
-            self.step, self.state = (
-                jax.jit(step(), donate_argnums=0),
-                jax.device_put(devices.to_host(state), may_alias=False),
-            )
+        state = devices.to_host(training.init_state(network.params, optimizer))
+        network.params = None  # the state has them
+        if is_one:
+            self.step, self.state = jax.jit(step, donate_argnums=0), jax.device_put(state, may_alias=False)
             self.batch = jax.device_put(self.batch)
         else:
-            self.step = devices.parallel_step(step(axis=devices.AXIS))
-            self.state = devices.replicate(devices.to_host(state))
+            self.step, self.state = devices.parallel_step(step), devices.replicate(state)
 
-    def advance(self):
-        """One step; its metrics, which are still to come."""
+    def run(self):
         self.state, metrics = self.step(self.state, self.batch)
         return metrics
 
@@ -94,17 +83,10 @@ class Training(Job):
         return {"noisy_steps": np.stack(found)}
 
     def agree(self):
-        """Losses, the first gradient's norm, and the images that the network then gives."""
-        metrics = [self.advance() for _ in range(AGREEMENT_STEPS)]
-        losses, norms = np.array([[float(value) for value in each] for each in metrics]).T
-        params = devices.to_host(self.state.params)
-        call = self.network.program(lambda params, rows: self.bound(params).denoise(*rows), params)
-        after = call(self.inputs["noisy"])
-        return {"first loss": losses[:1], "first gradient norm": norms[:1], "losses": losses, "image after": after}
-
-    def run(self):
-        """One step, to its end."""
-        jax.block_until_ready(self.advance())
+        losses, norms = np.array([[float(value) for value in self.run()] for _ in range(AGREEMENT_STEPS)]).T
+        denoise = self.program(lambda network, images: network.denoise(images), devices.to_host(self.state.params))
+        found = {"first loss": losses[:1], "first gradient norm": norms[:1], "losses": losses}
+        return found | {"image after": denoise(self.inputs["noisy"])}
 
 
 class Matching(Job):
@@ -112,7 +94,7 @@ class Matching(Job):
 
     def prepare(self):
         """The program, and targets: phi of the images, with the same noise as the start."""
-        self.represent = self.network.program(lambda params, rows: self.bound(params).represent(*rows))
+        self.represent = self.program(lambda network, images: network.represent(images))
         clean = self.inputs["images"] / np.float32(255)
         self.targets = np.asarray(self.represent(clean + self.inputs["noisy"] - np.float32(0.45)))
         self.call = self.matching(self.settings["steps"])
@@ -120,63 +102,50 @@ class Matching(Job):
 
     def matching(self, steps: int):
         """(images, targets) -> Matched; Adam's epsilon is the published one, of the mean over the batch."""
-        optimizer = optax.adam(reconstruction.LEARNING_RATE, eps=self.network.batch * reconstruction.EPSILON)
+        optimizer = optax.adam(reconstruction.LEARNING_RATE, eps=self.settings["batch"] * reconstruction.EPSILON)
         settings = {"optimizer": optimizer, "max_steps": steps, "tolerance": 0.0, "freeze": False}
-        return self.network.program(
-            lambda params, rows: reconstruction.match(self.bound(params).represent, *rows, **settings)
-        )
+        return self.program(lambda network, *rows: reconstruction.match(network.represent, *rows, **settings))
 
     def given(self):
-        """The targets."""
         return {"targets": self.targets}
 
     def agree(self):
         """phi, the gradient, losses, and how the images moved."""
 
-        def gradient(params, rows):
-            def loss(images):
-                return jnp.mean((self.bound(params).represent(images) - rows[1]) ** 2, axis=1).sum()
-
-            return jax.grad(loss)(rows[0])
+        def gradient(network, images, targets):
+            return jax.grad(lambda y: jnp.mean((network.represent(y) - targets) ** 2, axis=1).sum())(images)
 
         matched = self.matching(AGREEMENT_STEPS)(*self.rows)
         moved = np.asarray(matched.images) - self.inputs["noisy"]
-        found = {"phi": self.represent(self.inputs["noisy"]), "gradient": self.network.program(gradient)(*self.rows)}
+        found = {"phi": self.represent(self.inputs["noisy"]), "gradient": self.program(gradient)(*self.rows)}
         return found | {"losses": matched.losses, "moved images": moved}
-
-    def run(self):
-        """All steps."""
-        self.call(*self.rows)
 
 
 class Sampler(Job):
     """Steps of the blind sampler from a noisy image; without `sigma_end` it never arrives."""
 
     def prepare(self):
-        """The program."""
+        """The program, and walks whose keys are numbers, which travel."""
         settings = self.settings
-        self.how = {name: settings[name] for name in ("h0", "beta")} | {"sigma_end": settings.get("sigma_end", 1e-9)}
-        self.start = self.network.program(lambda params, rows: jax.vmap(self.begin)(*rows))
-        self.walks = self.start(self.inputs["noisy"], self.network.keys())
-        self.call = self.stretch(settings.get("steps", STRETCH))
-
-    @staticmethod
-    def begin(image, key):
-        """A walk with its key as numbers, which travel."""
-        return packed(sampling.begin(image, jax.random.wrap_key_data(key)))
+        self.how = {name: settings[name] for name in ("h0", "beta", "max_steps")}
+        self.how |= {"sigma_end": settings.get("sigma_end", 1e-9)}
+        rows = self.inputs["noisy"], jax.random.wrap_key_data(self.network.keys())
+        walks = jax.tree.map(np.asarray, packed(jax.vmap(sampling.begin)(*rows)))
+        self.rows, self.call = (self.network.put(walks),), self.stretch(settings.get("steps", STRETCH))
 
     def stretch(self, steps: int):
         """walks -> walks, so many steps further."""
 
-        def go(params, rows):
-            def denoise(image):
-                return self.bound(params).denoise(image[None])[0]
+        def go(network, walks):
+            def one(walk):
+                def denoise(image):
+                    return network.denoise(image[None])[0]
 
-            return jax.vmap(lambda walk: packed(sampling.advance(denoise, unpacked(walk), steps=steps, **self.how)))(
-                rows[0]
-            )
+                return packed(sampling.advance(denoise, unpacked(walk), steps=steps, **self.how))
 
-        return self.network.program(go)
+            return jax.vmap(one)(walks)
+
+        return self.program(go)
 
     def given(self):
         """The noise of the first steps [steps b h w c]."""
@@ -187,32 +156,24 @@ class Sampler(Job):
         return {"noise_steps": np.stack(found)}
 
     def agree(self):
-        """Image and noise level after a few steps."""
-        state = self.stretch(AGREEMENT_STEPS)(self.walks).state
-        return {"image": state.image, "sigma": state.sigma}
-
-    def run(self):
-        """All steps."""
-        self.call(self.walks)
+        if self.settings["job"] == "sampler" and (self.run().state.step < self.settings["steps"]).any():
+            raise InputError("a walk ended before its last step, so the two sides would do different work")
+        walks = self.stretch(AGREEMENT_STEPS)(*self.rows)
+        return {"image": walks.state.image, "sigma": walks.state.sigma, "denoised": walks.denoised}
 
 
 class Sample(Sampler):
     """A whole sample, in stretches, as `stages` makes it."""
 
-    def prepare(self):
-        """The program of a stretch."""
-        super().prepare()
-        self.steps = 0.0
-
     def run(self):
-        """From noise to the end of the slowest image."""
-        walks = self.walks
+        (walks,) = self.rows
         while bool((walks.stop == sampling.RUNNING).any()):
             walks = self.call(walks)
-        self.steps = float(np.max(walks.state.step))
+        if bool((walks.stop != sampling.CONVERGED).any()):
+            raise InputError("a sample did not converge")
+        self.steps = int(np.max(walks.state.step))
 
     def facts(self):
-        """Steps of the slowest image."""
         return {"steps": self.steps}
 
 
@@ -222,7 +183,7 @@ def packed(walk):
 
 
 def unpacked(walk):
-    """Keys as keys."""
+    """Numbers as keys."""
     return walk._replace(state=walk.state._replace(key=jax.random.wrap_key_data(walk.state.key)))
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ours_network import Job
+from jobs import PUBLISHED_LEVELS
+from ours_network import AGREEMENT_STEPS, Job
 
 from unetrep_jax import reconstruction
 
@@ -14,35 +15,29 @@ class Reconstruction(Job):
     """The published fixed-schedule reconstruction on some of its levels, all with the same number of matching steps."""
 
     def prepare(self):
-        """The program."""
-        self.how, self.levels = self.schedule(), np.linspace(1.0, 0.03, 100)
+        self.how = self.schedule()
         self.mean = np.full(self.inputs["noisy"].shape[1:], 0.45, np.float32)
-
-        def make(params, rows):
-            targets, keys = rows
-            keys = jax.random.wrap_key_data(keys)
-            return reconstruction.reconstruct(
-                self.bound(params), targets, keys, mean=self.mean, settings=self.how
-            ).images
-
-        self.call = self.network.program(make)
+        self.call = self.reconstructing(self.how)
         self.rows = self.network.put((self.inputs["images"] / np.float32(255), self.network.keys()))
+
+    def reconstructing(self, how: reconstruction.Settings):
+        """(images, keys) -> reconstructed images."""
+
+        def make(network, targets, keys):
+            keys = jax.random.wrap_key_data(keys)
+            return reconstruction.reconstruct(network, targets, keys, mean=self.mean, settings=how).images
+
+        return self.program(make)
 
     def adam(self) -> dict[str, Any]:
         """The published matching with a given number of steps; epsilon is of the mean over the batch."""
-        epsilon, steps = self.network.batch * reconstruction.EPSILON, self.settings["matching_steps"]
-        return {
-            "epsilon": epsilon,
-            "matching_steps": steps,
-            "tolerance": 0.0,
-            "freeze": False,
-            "draws": self.settings["draws"],
-        }
+        how = {"tolerance": 0.0, "freeze": False, "epsilon": self.settings["batch"] * reconstruction.EPSILON}
+        return how | {name: self.settings[name] for name in ("matching_steps", "draws")}
 
     def schedule(self):
         """Levels spread over the published ones, from the top."""
-        levels = np.linspace(1.0, 0.03, 100)
-        chosen = levels[np.linspace(0, 99, self.settings["levels"]).astype(int)]
+        levels = np.linspace(1.0, 0.03, PUBLISHED_LEVELS)
+        chosen = levels[np.linspace(0, PUBLISHED_LEVELS - 1, self.settings["levels"]).astype(int)]
         return reconstruction.Schedule(sigmas=tuple(chosen.tolist()), **self.adam())
 
     def normal(self, step: int, purpose: int) -> np.ndarray:
@@ -65,12 +60,8 @@ class Reconstruction(Job):
         return {"noises": np.stack(noises), "sigmas": list(self.how.sigmas), "mean": self.mean}
 
     def agree(self):
-        """The images."""
-        return {"image": self.call(*self.rows)}
-
-    def run(self):
-        """All levels."""
-        self.call(*self.rows)
+        """The images, after matchings of a few steps."""
+        return {"image": self.reconstructing(self.how._replace(matching_steps=AGREEMENT_STEPS))(*self.rows)}
 
 
 class Blind(Reconstruction):
@@ -83,7 +74,6 @@ class Blind(Reconstruction):
         return reconstruction.Adaptive(**own, **self.adam())
 
     def given(self):
-        """The noise: of the start, then of each step's target and of the step."""
         noises = [self.normal(0, reconstruction.START)]
         for step in range(self.settings["steps"]):
             noises += [*self.draws(step), self.normal(step, reconstruction.STEP)]

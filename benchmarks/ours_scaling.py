@@ -1,34 +1,33 @@
 """What `scaling.py` times: the training loop on some virtual devices, taken apart. See `ours_network` for the form of a job."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
+from ours_network import Job
 
 from unetrep_jax import data, devices, noise, training
 
 
-class Scaling:
+class Scaling(Job):
     """One part of the training loop; `part` of the settings says which.
 
     loop: as train.py runs it: next batch, step, metrics left on the devices.
     step: the step on a batch that is there already.
     no sum: the step whose devices do not sum their gradients.
-    no pmap: the step by `jax.jit` on one device, with one device's share of the batch.
+    no pmap: the step by `jax.jit` on one device, with one device's share of the batch, which is there already; the others copy it
+      from the host and split it in each step.
     input: the next batch alone.
     """
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any]):
-        """Opens the images, makes the step and the first state."""
-        self.settings, self.part = settings, settings["part"]
+    def prepare(self):
+        network, settings, self.part = self.network, self.settings, self.settings["part"]
         share = settings["batch"] // devices.count()
         optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
         make = functools.partial(
             training.train_step, network.model, optimizer, noise.noise_levels, seed=0, batch_size=settings["batch"]
         )
         state = devices.to_host(training.init_state(network.params, optimizer))
-        images = data.open_images(inputs["path"], image_size=settings["size"], image_channels=3)
+        images = data.open_images(self.inputs["path"], image_size=settings["size"], image_channels=3)
         place = {"process_index": devices.process_index(), "process_count": devices.process_count()}
         self.batches = data.batches(images, batch_size=settings["batch"], seed=0, **place)
         first = next(self.batches)
@@ -40,12 +39,7 @@ class Scaling:
             self.step = devices.parallel_step(make(axis=None if self.part == "no sum" else devices.AXIS))
             self.state = devices.replicate(state)
 
-    def given(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def run(self) -> None:
-        """So many rounds."""
+    def run(self):
         metrics = None
         for _ in range(self.settings["steps"]):
             batch = next(self.batches) if self.part in ("loop", "input") else None
@@ -53,7 +47,7 @@ class Scaling:
                 self.state, metrics = self.step(self.state, (batch.images, batch.index))
             elif self.part != "input":
                 self.state, metrics = self.step(self.state, self.batch)
-        jax.block_until_ready(metrics)
+        return metrics
 
 
 JOBS = {"scaling": Scaling}

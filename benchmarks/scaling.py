@@ -6,7 +6,7 @@
 Virtual devices share the machine's cores, so with more of them than cores a step takes proportionally longer: what is measured is
 how little is lost, not how much is won. Each number of devices is a process of its own; they compute in turns, A B C C B A. Shares:
 
-    pmap     1 - (step by `jax.jit`) / (step by `jax.pmap` without a sum), on one device
+    pmap     1 - (step by `jax.jit`) / (step by `jax.pmap` without a sum), on one device; with splitting and copying the batch to it
     sum      1 - (step without the sum of the gradients) / (step)
     input    1 - (step) / (loop with the input pipeline)
 
@@ -22,6 +22,7 @@ import tempfile
 from typing import Any
 
 import jobs
+import measuring
 import sides
 import tables
 
@@ -47,23 +48,14 @@ def parse(given: list[str] | None) -> argparse.Namespace:
 def settings_of(arguments: argparse.Namespace, count: int, part: str) -> dict[str, Any]:
     """Of one part on some devices."""
     small = jobs.QUARTER_SIZE if arguments.tiny else {}
-    common = {
-        "size": 64,
-        "scales": 4,
-        "depth": 0,
-        "dtype": "float32",
-        "ckpt": "",
-        "seed": 0,
-        "width": arguments.width,
-    } | small
-    return common | {"job": "scaling", "part": part, "batch": arguments.share * count, "steps": arguments.steps}
+    own = {"width": arguments.width, "part": part, "batch": arguments.share * count, "steps": arguments.steps}
+    return jobs.settings_of("scaling", own | small)
 
 
 def inputs_of(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     """A memory map of images, enough for the largest batch."""
     count = max(2000 if not arguments.tiny else 32, 2 * arguments.share * max(arguments.devices))
-    settings = settings_of(arguments, 1, "input") | {"job": "input", "images": count}
-    return jobs.inputs(settings, folder)
+    return jobs.inputs(settings_of(arguments, 1, "input") | {"images": count}, folder)
 
 
 def measure(arguments: argparse.Namespace, folder: str) -> dict[tuple[int, str], list[float]]:
@@ -71,7 +63,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[tuple[int, str],
     inputs, runs, pids = inputs_of(arguments, folder), {}, []
     with contextlib.ExitStack() as stack:
         for count in arguments.devices:
-            side = stack.enter_context(contextlib.closing(sides.ours(f"{count} devices", {"JAX_PLATFORMS": "cpu"})))
+            side = stack.enter_context(contextlib.closing(sides.ours(f"{count} devices", measuring.environment("cpu"))))
             side.ask("start", form=f"{count} devices", device="cpu")
             params = side.ask("params", settings=settings_of(arguments, count, "step"))
             for part in PARTS:
@@ -81,11 +73,9 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[tuple[int, str],
                 side.ask("run", calls=1, name=part)
                 runs[count, part] = lambda side=side, part=part: side.ask("run", calls=1, name=part) / arguments.steps
                 pids.append(side.pid)
-        turns = sides.in_turns(runs, pids, arguments.cycles)
-    print(
-        f"Waiting sides used at most {turns.idle_share:.1%} of a core, the rest of the machine {turns.others_share:.1%}."
-    )
-    return turns.seconds
+        seconds, idle, others = sides.in_turns(runs, pids, arguments.cycles)
+    print(f"Waiting sides used at most {idle:.1%} of a core, the rest {others:.1%}.")
+    return seconds
 
 
 def share_lost(less: list[float], more: list[float]) -> dict[str, float]:
@@ -100,20 +90,13 @@ def table(arguments: argparse.Namespace, seconds: dict[tuple[int, str], list[flo
         loop, step = seconds[count, "loop"], seconds[count, "step"]
         images = arguments.share * count
         baseline = [each / (arguments.share * first) for each in seconds[first, "loop"]]
-        pmap = share_lost(seconds[1, "no pmap"], seconds[1, "no sum"]) if count == 1 else "see 1"
-        rows.append(
-            {
-                "devices": str(count),
-                "images": str(images),
-                "step, ms": tables.spread([1e3 * each for each in step]),
-                "images/s, loop": tables.spread([images / each for each in loop]),
-                f"rate against {first}": tables.spread([a / (b / images) for a, b in zip(baseline, loop, strict=True)]),
-                "pmap": pmap,
-                "sum": share_lost(seconds[count, "no sum"], step),
-                "input": share_lost(step, loop),
-                "input alone, ms": tables.spread([1e3 * each for each in seconds[count, "input"]]),
-            }
-        )
+        row = {"devices": count, "images": images, "step, ms": tables.spread([1e3 * each for each in step])}
+        row |= {"images/s, loop": tables.spread([images / each for each in loop])}
+        rates = [a / (b / images) for a, b in zip(baseline, loop, strict=True)]
+        row |= {f"rate against {first}": tables.spread(rates)}
+        row |= {"pmap": share_lost(seconds[1, "no pmap"], seconds[1, "no sum"])} if count == 1 else {}
+        row |= {"sum": share_lost(seconds[count, "no sum"], step), "input": share_lost(step, loop)}
+        rows.append(row | {"input alone, ms": tables.spread([1e3 * each for each in seconds[count, "input"]])})
     return rows
 
 
@@ -137,7 +120,7 @@ def measure_processes(arguments: argparse.Namespace, folder: str) -> dict[str, l
     address = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         one, *pair = (
-            stack.enter_context(contextlib.closing(sides.ours(name, {"JAX_PLATFORMS": "cpu"})))
+            stack.enter_context(contextlib.closing(sides.ours(name, measuring.environment("cpu"))))
             for name in ("one process", "process 0 of 2", "process 1 of 2")
         )
         one.ask("start", form="2 devices", device="cpu")
@@ -153,7 +136,7 @@ def measure_processes(arguments: argparse.Namespace, folder: str) -> dict[str, l
         }
         for run in runs.values():
             run()
-        seconds = sides.in_turns(runs, [one.pid, pair[0].pid], arguments.cycles).seconds
+        seconds = sides.in_turns(runs, [one.pid, pair[0].pid], arguments.cycles)[0]
         for side in pair:
             side.hang_up()
         return seconds
@@ -166,20 +149,16 @@ def main(given: list[str] | None = None) -> int:
     tables.facts(network=f"width {arguments.width}, {arguments.share} images for each device")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            if arguments.processes:
-                seconds = measure_processes(arguments, folder)
-                base = next(iter(seconds.values()))
-                rows = [
-                    {"": name, "loop, ms a step": tables.spread([1e3 * each for each in times])}
-                    | {"against one process": tables.spread(sides.ratios(times, base))}
-                    for name, times in seconds.items()
-                ]
-                tables.show(
-                    "Two processes on one machine (the waiting sides' share is not told: both processes work)", rows
-                )
-            else:
+            if not arguments.processes:
                 title = "Training at constant work per device; pmap, sum, input: shares of the time; median (quartiles)"
                 tables.show(title, table(arguments, measure(arguments, folder)))
+                return 0
+            seconds = measure_processes(arguments, folder)
+        rows = []
+        for name, times in seconds.items():
+            row = {"": name, "loop, ms a step": tables.spread([1e3 * each for each in times])}
+            rows.append(row | {"against one process": tables.spread(sides.ratios(times, next(iter(seconds.values()))))})
+        tables.show("Two processes on one machine (the waiting sides' share is not told: both processes work)", rows)
     except sides.SideError as error:
         print(f"error: {error}\n{error.details}".strip(), file=sys.stderr)
         return 2

@@ -7,7 +7,6 @@ import contextlib
 import os
 import resource
 import traceback
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -32,27 +31,48 @@ def serve(worker: Any, descriptor: int) -> None:
         connection.send(answer)
 
 
-def seconds_of(function: Callable[[], Any], calls: int = 1) -> float:
-    """Seconds that so many calls take; each must return when its result is there."""
-    start = perf_counter()
-    for _ in range(calls):
-        function()
-    return perf_counter() - start
+class Worker:
+    """What a side can be asked for, each method by its name; `jobs` are those that were opened, by name."""
 
+    def __init__(self):
+        """No job yet."""
+        self.jobs: dict[str, Any] = {}
 
-def forget_peak() -> None:
-    """Lets the peak of `peak_mb` begin anew (Linux)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    def agree(self) -> dict[str, Any]:
+        """The results that are compared."""
+        return self.jobs[""].agree()
 
+    def wait(self, result: Any) -> None:
+        """Until a call's result is there."""
 
-def peak_mb() -> dict[str, float]:
-    """Largest resident memory of this process, MB: since its start, and since `forget_peak`."""
-    ever = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    recent = [float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
-    return {"ever": ever, "running": recent[0] if recent else ever}
+    def run(self, calls: int, name: str = "") -> float:
+        """Seconds a call; the last one's result is waited for."""
+        start, result = perf_counter(), None
+        for _ in range(calls):
+            result = self.jobs[name].run()
+        self.wait(result)
+        return (perf_counter() - start) / calls
+
+    def facts(self) -> dict[str, float]:
+        """What else the last call said, such as how many steps it took."""
+        return getattr(self.jobs[""], "facts", dict)()
+
+    def forget_peak(self) -> None:
+        """Lets the peak of `peak_mb` begin anew (Linux)."""
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def device_mb(self) -> dict[str, float]:
+        """{"device": largest memory ever of the GPU}, where there is one."""
+        return {}
+
+    def peak_mb(self) -> dict[str, float]:
+        """Largest memory, MB: resident, since the start and since `forget_peak`; and of the GPU."""
+        ever = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = Path("/proc/self/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        recent = [float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+        return {"ever": ever, "running": recent[0] if recent else ever} | self.device_mb()
 
 
 def cores() -> int:

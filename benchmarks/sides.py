@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import serving
 
@@ -32,6 +32,7 @@ class Side:
     Attributes:
       name: what it is called in messages and tables.
       pid: its number.
+      about: what it said of itself when it was started.
     """
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str] | None = None):
@@ -45,7 +46,7 @@ class Side:
             raise SideError(f"{command[0]}: {error.strerror}") from error
         finally:
             there.close()
-        self.pid = self._process.pid
+        self.pid, self.about = self._process.pid, {}
 
     def ask(self, method: str, **arguments: Any) -> Any:
         """The answer to a request."""
@@ -90,10 +91,10 @@ def ours(name: str, environment: Mapping[str, str] | None = None) -> Side:
     return Side(name, [sys.executable, str(HERE / "ours.py")], environment)
 
 
-def theirs(name: str, python: str, script: str = "theirs.py", environment: Mapping[str, str] | None = None) -> Side:
+def theirs(name: str, python: str, environment: Mapping[str, str] | None = None) -> Side:
     """A process with PyTorch, run by another environment's Python."""
     try:
-        return Side(name, [python, str(HERE / script)], environment)
+        return Side(name, [python, str(HERE / "theirs.py")], environment)
     except SideError as error:
         raise SideError(
             f"--torch-python {error}; give a Python that has what benchmarks/requirements.txt lists."
@@ -121,22 +122,14 @@ def machine_seconds() -> float:
     return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class Turns(NamedTuple):
-    """What turns gave.
+def in_turns(
+    runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: int
+) -> tuple[dict[str, list[float]], float, float]:
+    """Lets each run in turn, A B C C B A, so many times over; a run returns its seconds a call.
 
-    Attributes:
-      seconds: name -> seconds a call, one for each cycle: the mean of its two turns there.
-      idle_share: largest share of one core that the waiting sides used, all together, in any cycle.
-      others_share: the same of everything else on the machine.
+    Returns name -> seconds a call, one for each cycle, the mean of its two turns there; and the largest share of one core that the
+    waiting sides, and everything else on the machine, used in any cycle.
     """
-
-    seconds: dict[str, list[float]]
-    idle_share: float
-    others_share: float
-
-
-def in_turns(runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: int) -> Turns:
-    """Lets each run in turn, A B C C B A, so many times over; a run returns its seconds a call."""
     order = [*runs, *reversed(runs)]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     idle, others = [0.0], [0.0]
@@ -155,7 +148,7 @@ def in_turns(runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: i
         others.append(strange / waited)
         for name, pair in found.items():
             seconds[name].append(sum(pair) / len(pair))
-    return Turns(seconds, max(idle), max(others))
+    return seconds, max(idle), max(others)
 
 
 def ratios(ours: list[float], theirs: list[float]) -> list[float]:

@@ -5,7 +5,7 @@
 First step: `train.py --config configs/demo.py` with a line of log for every step, from the start of the process to the line of
 step 1; cold, with no compiled program and no decoded image in the caches, and warm, in another run folder with the same caches
 (goal: warm under 20 s). Cached figure: `analyze.py --only STAGE` on pretrained/photo16 when the stage is up to date. Each process
-is new; caches and runs are in a temporary folder.
+is new; caches and runs are in a temporary folder. Which imports take long: python -X importtime -c "import ...".
 """
 
 import argparse
@@ -28,8 +28,7 @@ IMPORTS = {
     "what train.py imports": "from unetrep_jax import checkpoints, data, devices, models, noise, training",
     "what analyze.py imports": "from unetrep_jax import checkpoints, data, denoiser, devices, models, stages",
 }
-GOAL = 20.0
-SLOWEST = 12  # modules listed
+GOAL, ALL = 20.0, ["imports", "first-step", "analysis"]
 
 
 def environment() -> dict[str, str]:
@@ -48,39 +47,22 @@ def seconds(command: list[str]) -> float:
 
 def import_table(repeats: int) -> list[dict[str, Any]]:
     """Seconds of a process that imports and ends, less those of one that imports nothing."""
-    empty = [seconds([sys.executable, "-c", "pass"]) for _ in range(repeats)]
-    rows = []
+    empty, rows = min(seconds([sys.executable, "-c", "pass"]) for _ in range(repeats)), []
     for name, code in IMPORTS.items():
-        each = [seconds([sys.executable, "-c", code]) - min(empty) for _ in range(repeats)]
+        each = [seconds([sys.executable, "-c", code]) - empty for _ in range(repeats)]
         rows.append({"imported": name, "s": tables.spread(each)})
     return rows
 
 
-def slowest_modules(code: str) -> list[dict[str, str]]:
-    """The packages whose modules take longest themselves, what they import left out: Python's -X importtime, by package."""
-    command = [sys.executable, "-X", "importtime", "-c", code]
-    output = subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, text=True).stderr
-    totals: dict[str, list[int]] = {}
-    for line in output.splitlines():
-        own, _, rest = line.removeprefix("import time:").partition("|")
-        if own.strip().isdigit():
-            package = rest.partition("|")[2].strip().partition(".")[0]
-            totals.setdefault(package, []).append(int(own))
-    order = sorted(totals, key=lambda package: -sum(totals[package]))[:SLOWEST]
-    return [
-        {"package": name, "modules": str(len(totals[name])), "ms": f"{sum(totals[name]) / 1e3:.0f}"} for name in order
-    ]
+def caches(folder: Path) -> list[str]:
+    """Settings that keep compiled programs and decoded images in a folder."""
+    return [f"--config.devices.compilation_cache={folder / 'compiled'}", f"--config.data.cache_dir={folder / 'images'}"]
 
 
-def first_step(folder: Path, run: str, caches: str) -> float:
+def first_step(folder: Path, run: str, kept: str) -> float:
     """Seconds until train.py reports step 1 of the demo; it is ended then."""
-    settings = {
-        "log.every": 1,
-        "devices.compilation_cache": folder / caches / "compiled",
-        "data.cache_dir": folder / caches / "images",
-    }
     command = [sys.executable, "train.py", "--config", "configs/demo.py", "--workdir", str(folder / run)]
-    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    command += ["--config.log.every=1", *caches(folder / kept)]
     start = time.perf_counter()
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -104,12 +86,8 @@ def first_step_table(repeats: int, folder: Path) -> list[dict[str, Any]]:
 
 def analysis_table(repeats: int, folder: Path, stage: str) -> list[dict[str, Any]]:
     """analyze.py --only STAGE: when it has to be made, and when it is there."""
-    caches = [
-        f"--config.devices.compilation_cache={folder / 'compiled'}",
-        f"--config.data.cache_dir={folder / 'images'}",
-    ]
     command = [sys.executable, "analyze.py", "--ckpt", "pretrained/photo16", "--images", "photographs", "--only", stage]
-    command += ["--outdir", str(folder / "analysis"), *caches]
+    command += ["--outdir", str(folder / "analysis"), *caches(folder)]
     made = seconds(command)
     again = [seconds(command) for _ in range(repeats)]
     return [{stage: "made", "s": tables.spread([made])}, {stage: "there already", "s": tables.spread(again)}]
@@ -118,15 +96,13 @@ def analysis_table(repeats: int, folder: Path, stage: str) -> list[dict[str, Any
 def main(given: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    which = ("imports", "first-step", "analysis")
-    parser.add_argument("--only", nargs="+", choices=which, default=list(which))
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--repeats", type=int, default=3, help="of each process")
     parser.add_argument("--stage", default="architecture", help="of the analysis")
     arguments = parser.parse_args(given)
     tables.facts(python=sys.version.split()[0])
     if "imports" in arguments.only:
         tables.show("Imports, files of the packages in the system's cache", import_table(arguments.repeats))
-        tables.show("Slowest packages of what analyze.py imports", slowest_modules(IMPORTS["what analyze.py imports"]))
     with tempfile.TemporaryDirectory() as folder:
         if "first-step" in arguments.only:
             tables.show("First step of the demo", first_step_table(arguments.repeats, Path(folder)))

@@ -12,13 +12,15 @@ import serving
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Median and quartiles, and of how many."""
     quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return dict(zip(("low", "median", "high"), quartiles, strict=True))
+    return dict(zip(("low", "median", "high", "cycles"), [*quartiles, len(values)], strict=True))
 
 
 def text(value: Any) -> str:
     """A table's cell: of a spread, median (lower to upper quartile)."""
+    if isinstance(value, dict) and value["cycles"] == 1:
+        return f"{value['median']:.3g} (1 cycle)"
     if isinstance(value, dict):
         return f"{value['median']:.3g} ({value['low']:.3g} to {value['high']:.3g})"
     is_fraction = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
@@ -26,8 +28,9 @@ def text(value: Any) -> str:
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Prints dictionaries with the same keys as a table, and returns them."""
-    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+    """Prints dictionaries as a table, a column for each key that any of them has, and returns them."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([text(row.get(name, "")) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     print(f"\n{title}")
     for row in cells:
@@ -43,14 +46,14 @@ def processor() -> str:
     return f"{names[0] if names else platform.processor()}, {serving.cores()} cores"
 
 
-def load() -> str:
-    """Mean number of running processes over the last 1, 5 and 15 minutes."""
-    return ", ".join(f"{each:.1f}" for each in os.getloadavg())
-
-
 def facts(**more: str) -> dict[str, str]:
     """Prints what is measured, on what and with what; returns it."""
-    found = {"cpu": processor(), "load": load(), "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""), **more}
+    found = {
+        "cpu": processor(),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+        **more,
+    }
     for name, value in found.items():
         print(f"{name:16s}{value}")
     if os.getloadavg()[0] > 1:

@@ -2,19 +2,20 @@
 
     python benchmarks/theirs.py FD
 
-The forms are `torch_network.FORMS`: eager, channels last, and `torch.compile` over either. Needs benchmarks/requirements.txt, and
+The forms are `torch_network.FORMS`: eager, channels last, and modes of `torch.compile`. Needs benchmarks/requirements.txt, and
 nothing of ours.
 """
 
-import contextlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import serving
 import torch
+import torch._dynamo
+import torch._inductor.config
 from torch_network import FORMS, UNet, from_numpy
 
 
@@ -27,33 +28,18 @@ class Network:
     """
 
     def __init__(self, form: str, device: str, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any]):
-        """Builds the network that the parameters describe."""
+        """Builds the network that the parameters describe; all but its last convolution compute in the asked-for precision."""
         self.form, self.device, self.settings, self.inputs = FORMS[form], device, settings, inputs
-        self.net = UNet(params, trainable=settings["job"] == "training").to(device, memory_format=self.form.layout)
-
-    @property
-    def batch(self) -> int:
-        """Images in a call."""
-        return self.settings["batch"]
+        net = UNet(params, settings["job"] in ("training", "parts"), getattr(torch, settings["dtype"]))
+        self.net = net.to(device, memory_format=self.form.layout)
 
     def images(self, images: np.ndarray) -> torch.Tensor:
         """[b h w c] -> [b c h w] on the device, in the form's layout."""
         return from_numpy(images).to(self.device, memory_format=self.form.layout)
 
-    def program(self, function: Callable) -> Callable:
-        """A function of images in the form; in bfloat16, where asked for, its convolutions are, and its results float32."""
-        if self.settings["dtype"] == "float32":
-            return self.form.compile(function)
 
-        def lower(*images):
-            with torch.autocast(self.device, torch.bfloat16):
-                return function(*images)
-
-        return self.form.compile(lower)
-
-
-class Worker:
-    """What can be asked for, each method by its name."""
+class Worker(serving.Worker):
+    """See `serving`."""
 
     def start(self, form: str, device: str) -> dict[str, str]:
         """Sets threads and precision; says what answers."""
@@ -62,8 +48,8 @@ class Worker:
         if device == "gpu":
             if not torch.cuda.is_available():
                 raise RuntimeError("PyTorch has no GPU here")
-            torch.set_float32_matmul_precision("high")  # TF32, as JAX's default there
-            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = True
+        torch._inductor.config.freezing = form in FORMS and FORMS[form].frozen
         what = torch.cuda.get_device_name() if device == "gpu" else "cpu"
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
         return {**versions, "devices": what, "threads": str(torch.get_num_threads())}
@@ -72,46 +58,32 @@ class Worker:
         """Prepares a job."""
         import theirs_data
         import theirs_network
+        import theirs_parts
 
+        if self.device == "cuda":  # TF32, as JAX's default there
+            torch.backends.cuda.matmul.allow_tf32 = settings["precision"] != "highest"
+            torch.backends.cudnn.allow_tf32 = settings["precision"] != "highest"
+        torch._dynamo.reset()
         network = None if params is None else Network(self.form, self.device, settings, params, inputs)
-        table = theirs_network.JOBS | theirs_data.JOBS
-        self.job = table[settings["job"]](network, settings, inputs, self.form)
+        table = theirs_network.JOBS | theirs_data.JOBS | theirs_parts.JOBS
+        self.jobs[""] = table[settings["job"]](network, settings, inputs, self.form)
 
-    def agree(self) -> dict[str, np.ndarray]:
-        """The results that are compared."""
-        return self.job.agree()
-
-    def run(self, calls: int) -> float:
-        """Seconds a call."""
-
-        def one():
-            with contextlib.ExitStack() as stack:
-                if not getattr(self.job, "differentiates", False):
-                    stack.enter_context(torch.inference_mode())
-                self.job.run()
-
-        def all_calls():
-            for _ in range(calls):
-                one()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-
-        return serving.seconds_of(all_calls) / calls
-
-    def facts(self) -> dict[str, float]:
-        """What else the last call said, such as how many steps it took."""
-        return getattr(self.job, "facts", dict)()
-
-    def forget_peak(self) -> None:
-        """See `serving`."""
-        serving.forget_peak()
+    def wait(self, result: Any) -> None:
+        """Until a call's result is there."""
         if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
 
-    def peak_mb(self) -> dict[str, float]:
-        """Largest memory: of this process, and of the GPU where there is one."""
-        device = {"device": torch.cuda.max_memory_allocated() / 2**20} if self.device == "cuda" else {}
-        return serving.peak_mb() | device
+    def run(self, calls: int, name: str = "") -> float:
+        """Seconds a call; the last one's result is waited for. The GPU's memory is left to the other processes there."""
+        with torch.inference_mode(not self.jobs[name].differentiates):
+            seconds = super().run(calls, name)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        return seconds
+
+    def device_mb(self) -> dict[str, float]:
+        """Largest memory ever of the GPU."""
+        return {"device": torch.cuda.max_memory_allocated() / 2**20} if self.device == "cuda" else {}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The jobs around the network with PyTorch and scikit-learn: feature sweep, input pipeline, K-means, neighbours."""
 
+import itertools
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from theirs_network import Job
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 AGREEMENT_ITERATIONS = 3
@@ -14,39 +15,35 @@ AGREEMENT_ROWS = 2000
 ROWS_AT_ONCE = 4096
 
 
-class Features:
+class Features(Job):
     """Channel averages at one noise level with one draw, from a memory map to the disk, batch by batch."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
-        """Opens the images."""
-        self.network, self.settings, self.inputs = network, settings, inputs
-        self.images, net = np.load(inputs["path"], mmap_mode="r"), network.net
-        self.call = network.program(lambda y: net.averages(y).float())
+    def prepare(self):
+        self.images = np.load(self.inputs["path"], mmap_mode="r")
+        self.call = self.network.form.compile(self.network.net.averages)
 
     @torch.inference_mode()
     def agree(self) -> dict[str, np.ndarray]:
-        """Channel averages of given noisy images."""
-        return {"averages": self.call(self.network.images(self.inputs["noisy"])).cpu().numpy()}
+        averages = self.call(self.network.images(self.inputs["noisy"])).cpu().numpy()
+        self.width = averages.shape[1]
+        return {"averages": averages}
 
     def run(self) -> None:
         """All images; the last batch is filled up, so that one program serves all; what was written is removed."""
         size, count, layout = self.settings["batch"], len(self.images), self.network.form.layout
         with tempfile.TemporaryDirectory(dir=self.inputs["folder"]) as name:
-            out = None
+            out = np.lib.format.open_memmap(Path(name) / "averages.npy", "w+", np.float32, (count, self.width))
             for first in range(0, count, size):
                 index = np.minimum(np.arange(first, first + size), count - 1)
-                batch = torch.from_numpy(self.images[index]).to(self.network.device).permute(0, 3, 1, 2).float() / 255
-                noisy = (batch + self.settings["sigma"] * torch.randn_like(batch)).contiguous(memory_format=layout)
-                averages = self.call(noisy).cpu().numpy()
-                if out is None:
-                    shape = (count, averages.shape[1])
-                    out = np.lib.format.open_memmap(Path(name) / "averages.npy", "w+", np.float32, shape)
-                out[first : first + size] = averages[: count - first]
+                batch = torch.from_numpy(self.images[index]).to(self.network.device).permute(0, 3, 1, 2)
+                batch = batch.float().contiguous(memory_format=layout) / 255
+                noisy = batch + self.settings["sigma"] * torch.randn_like(batch)
+                out[first : first + size] = self.call(noisy).cpu().numpy()[: count - first]
             out.flush()
 
 
 class Images(Dataset):
-    """A memory map; `__getitems__` gathers a whole batch at once."""
+    """A memory map."""
 
     def __init__(self, path: str):
         """Opens it."""
@@ -61,12 +58,11 @@ class Images(Dataset):
         return torch.from_numpy(np.array(self.images[index]))
 
 
-class Input:
+class Input(Job):
     """A DataLoader: as is usual, an image at a time; or asked for whole batches, in this process or another one."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
-        """Opens the images."""
-        self.settings, dataset = settings, Images(inputs["path"])
+    def prepare(self):
+        settings, form, dataset = self.settings, self.form, Images(self.inputs["path"])
         generator = torch.Generator().manual_seed(settings["seed"])
         order = RandomSampler(dataset, generator=generator)
         workers = {"num_workers": 1, "persistent_workers": True} if "1 worker" in form else {}
@@ -75,26 +71,15 @@ class Input:
         else:
             batches = BatchSampler(order, settings["batch"], drop_last=False)
             self.loader = DataLoader(dataset, sampler=batches, batch_size=None, **workers)
-        self.stream = iter(self.loader)
-
-    def batch(self) -> torch.Tensor:
-        """The next one; a new epoch begins where the last one ends."""
-        try:
-            return next(self.stream)
-        except StopIteration:
-            self.stream = iter(self.loader)
-            return next(self.stream)
+        self.stream = itertools.chain.from_iterable(itertools.repeat(self.loader))  # epoch after epoch
 
     def agree(self) -> dict[str, np.ndarray]:
-        """The numbers written in an epoch's images, sorted."""
         seen = torch.cat(list(self.loader)).numpy()
-        self.stream = iter(self.loader)
         return {"every image once": np.sort(seen[:, 0, 0].astype(int) @ np.array([1, 256, 65536])).astype(np.float64)}
 
     def run(self) -> None:
-        """So many batches."""
         for _ in range(self.settings["steps"]):
-            self.batch()
+            next(self.stream)
 
 
 def lloyd(rows: torch.Tensor, centroids: torch.Tensor, iterations: int) -> tuple[torch.Tensor, float]:
@@ -114,33 +99,20 @@ def nearest_of(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tenso
     return torch.addmm((centroids**2).sum(dim=1), rows, centroids.T, alpha=-2.0).min(dim=1)
 
 
-def plus_plus(rows: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """k-means++: each centroid a row drawn with a chance proportional to its squared distance to those before."""
-    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
-    least = ((rows - rows[chosen[0]]) ** 2).sum(dim=1)
-    for _ in range(count - 1):
-        chosen.append(int(torch.multinomial(least, 1, generator=generator)))
-        least = torch.minimum(least, ((rows - rows[chosen[-1]]) ** 2).sum(dim=1))
-    return rows[chosen]
+class KMeans(Job):
+    """scikit-learn as published, or Lloyd's iterations as matrix products in PyTorch, from scikit-learn's starts; on all rows."""
 
-
-class KMeans:
-    """scikit-learn as published (k-means++ on all rows), or Lloyd's iterations as matrix products in PyTorch."""
-
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
-        """Takes the features."""
-        self.settings, self.form, self.inertia = settings, form, 0.0
-        self.features, self.start = inputs["features"], inputs["start"]
+    def prepare(self):
+        self.found, self.features, self.start = {}, self.inputs["features"], self.inputs["start"]
         self.rows = torch.from_numpy(self.features)
 
     def sklearn(self, iterations: int, **how: Any) -> Any:
         """A fitted KMeans."""
-        from sklearn.cluster import KMeans as SklearnKMeans
+        from sklearn.cluster import KMeans as Estimator
 
-        return SklearnKMeans(self.settings["clusters"], max_iter=iterations, **how).fit(self.features)
+        return Estimator(self.settings["clusters"], max_iter=iterations, **how).fit(self.features)
 
     def agree(self) -> dict[str, np.ndarray]:
-        """A few iterations from given centroids."""
         if self.form == "scikit-learn":
             found = self.sklearn(AGREEMENT_ITERATIONS, init=self.start, n_init=1)
             return {"inertia": np.array([found.inertia_]), "centroids": found.cluster_centers_}
@@ -148,54 +120,51 @@ class KMeans:
         return {"inertia": np.array([inertia]), "centroids": centroids.numpy()}
 
     def run(self) -> None:
-        """The best of some runs."""
         settings = self.settings
         runs, iterations = settings["runs"], settings["iterations"]
         if self.form == "scikit-learn":
-            self.inertia = self.sklearn(iterations, n_init=runs, random_state=settings["seed"]).inertia_
-            return
-        generator = torch.Generator().manual_seed(settings["seed"])
-        starts = [plus_plus(self.rows, settings["clusters"], generator) for _ in range(runs)]
-        self.inertia = min(lloyd(self.rows, start, iterations)[1] for start in starts)
+            found = self.sklearn(iterations, n_init=runs, random_state=settings["seed"])
+            inertia, iterations = found.inertia_, found.n_iter_
+        else:
+            from sklearn.cluster import kmeans_plusplus
+
+            seeds = range(settings["seed"], settings["seed"] + runs)
+            starts = [kmeans_plusplus(self.features, settings["clusters"], random_state=seed)[0] for seed in seeds]
+            inertia = min(lloyd(self.rows, torch.from_numpy(start), iterations)[1] for start in starts)
+        self.found = {"inertia a row": inertia / len(self.features), "iterations of the best run": int(iterations)}
 
     def facts(self) -> dict[str, float]:
-        """How good the best is: squared distance to the centroid, mean over rows."""
-        return {"inertia a row": self.inertia / len(self.features)}
+        """How good the best is: squared distance to the centroid, mean over rows; its iterations."""
+        return self.found
 
 
-class Neighbours:
+class Neighbours(Job):
     """scikit-learn's brute force, or matrix products and `topk` in PyTorch; float32 both, copies of a row in any order."""
 
-    def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
-        """Takes the features."""
-        self.settings, self.form, self.features = settings, form, inputs["features"]
+    def prepare(self):
+        self.features = self.inputs["features"]
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(distances, numbers) of the nearest others of all rows."""
+        count, found = self.settings["count"], []
         if self.form == "scikit-learn":
             from sklearn.neighbors import NearestNeighbors
 
-            search = NearestNeighbors(n_neighbors=self.settings["count"], metric="cosine", algorithm="brute").fit(
-                features
-            )
-            return search.kneighbors()
+            search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute")
+            return search.fit(features).kneighbors()
         rows = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
-        found = []
         for first in range(0, len(rows), ROWS_AT_ONCE):
             cosines = rows[first : first + ROWS_AT_ONCE] @ rows.T
             cosines.diagonal(first).fill_(-2.0)
-            found.append(cosines.topk(self.settings["count"], dim=1))
-        return 1 - torch.cat([each.values for each in found]).numpy(), torch.cat(
-            [each.indices for each in found]
-        ).numpy()
+            found.append(cosines.topk(count, dim=1))
+        values, indices = (torch.cat(each).numpy() for each in zip(*found, strict=True))
+        return 1 - values, indices
 
     def agree(self) -> dict[str, np.ndarray]:
-        """Numbers and distances, among the first rows."""
         distance, index = self.nearest(self.features[:AGREEMENT_ROWS])
         return {"neighbours that differ": np.sort(index, axis=1), "distance": distance}
 
     def run(self) -> None:
-        """All rows."""
         self.nearest(self.features)
 
 

@@ -1,4 +1,4 @@
-"""The jobs that run the network, in PyTorch. Each class: `agree` to be compared with ours, `run` to be timed."""
+"""The jobs that run the network, in PyTorch; their methods are those of `ours_network`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,9 @@ import published
 import torch
 from torch_network import to_numpy
 
+AGREEMENT_STEPS = 3
+LOOK = {"cpu": 1, "cuda": 10}  # steps of a whole sample between two looks: on a GPU each look waits for the device
+
 
 class Job:
     """What all have in common. `differentiates`: whether `run` needs gradients; else it runs in inference mode."""
@@ -16,30 +19,23 @@ class Job:
 
     def __init__(self, network: Any, settings: Mapping[str, Any], inputs: Mapping[str, Any], form: str):
         """Builds what `run` needs."""
-        self.network, self.settings, self.inputs = network, settings, inputs
+        self.network, self.settings, self.inputs, self.form = network, settings, inputs, form
         self.prepare()
-
-    def denoiser(self) -> Any:
-        """Noisy images -> denoised ones, float32."""
-        net = self.network.net
-        return self.network.program(lambda y: net.denoise(y).float())
 
 
 class Forward(Job):
     """Noisy images -> denoised ones."""
 
     def prepare(self):
-        """One function."""
-        self.call, self.y = self.denoiser(), self.network.images(self.inputs["noisy"])
+        self.call = self.network.form.compile(self.network.net.denoise)
+        self.y = self.network.images(self.inputs["noisy"])
+
+    def run(self):
+        return self.call(self.y)
 
     @torch.inference_mode()
     def agree(self):
-        """The images."""
-        return {"image": to_numpy(self.call(self.y))}
-
-    def run(self):
-        """One batch."""
-        self.call(self.y)
+        return {"image": to_numpy(self.run())}
 
 
 class Training(Job):
@@ -48,16 +44,10 @@ class Training(Job):
     differentiates = True
 
     def prepare(self):
-        """The loss and the optimiser."""
-        net, batch = self.network.net, self.network.batch
-        self.loss = self.network.program(lambda clean, noisy: ((net.denoise(noisy).float() - clean) ** 2).sum() / batch)
+        net, batch = self.network.net, self.settings["batch"]
+        self.loss = self.network.form.compile(lambda clean, noisy: ((net.denoise(noisy) - clean) ** 2).sum() / batch)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-        self.images = torch.from_numpy(self.inputs["images"]).to(self.network.device)
-        self.layout = {"memory_format": self.network.form.layout}
-
-    def clean(self) -> torch.Tensor:
-        """The uint8 images as [b c h w] in [0, 1]."""
-        return (self.images.permute(0, 3, 1, 2).float() / 255).contiguous(**self.layout)
+        self.images = self.network.images(self.inputs["images"])
 
     def update(self, clean: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
         """One update; its loss."""
@@ -68,25 +58,17 @@ class Training(Job):
         return loss.detach()
 
     def agree(self):
-        """Losses, the first gradient's norm, and the images that the network then gives."""
-        clean, losses, norms = self.clean(), [], []
+        losses, norms, net = [], [], self.network.net
         for noisy in self.inputs["noisy_steps"]:
-            losses.append(float(self.update(clean, self.network.images(noisy))))
-            gradients = [parameter.grad for parameter in self.network.net.parameters()]
-            norms.append(float(torch.stack([(gradient**2).sum() for gradient in gradients]).sum().sqrt()))
+            losses.append(float(self.update(self.images.float() / 255, self.network.images(noisy))))
+            norms.append(sum(float((parameter.grad**2).sum()) for parameter in net.parameters()) ** 0.5)
         with torch.no_grad():
-            after = self.network.net.denoise(self.network.images(self.inputs["noisy"]))
-        losses = np.array(losses)
-        return {
-            "first loss": losses[:1],
-            "first gradient norm": np.array(norms[:1]),
-            "losses": losses,
-            "image after": to_numpy(after),
-        }
+            after = to_numpy(net.denoise(self.network.images(self.inputs["noisy"])))
+        found = {"first loss": np.array(losses[:1]), "first gradient norm": np.array(norms[:1])}
+        return found | {"losses": np.array(losses), "image after": after}
 
     def run(self):
-        """One step with noise of its own."""
-        clean = self.clean()
+        clean = self.images.float() / 255
         sigma = torch.rand(len(clean), 1, 1, 1, device=clean.device) ** 2
         self.update(clean, clean + sigma * torch.randn_like(clean))
 
@@ -97,32 +79,24 @@ class Matching(Job):
     differentiates = True
 
     def prepare(self):
-        """The pass that gives phi."""
-        net = self.network.net
-        represent = self.network.program(lambda y: net.represent(y).float())
-        self.phi = lambda y: (None, represent(y))
+        self.represent = self.network.form.compile(self.network.net.represent)
         self.y = self.network.images(self.inputs["noisy"])
         self.targets = torch.from_numpy(self.inputs["targets"]).to(self.network.device)
 
     def match(self, steps: int) -> published.Matched:
         """So many steps."""
-        return published.match(self.phi, self.y, self.targets, steps, tolerance=0.0, fused=True)
+        return published.Matching(self.represent, steps, tolerance=0.0, fused=True).match(self.y, self.targets)
 
     def agree(self):
-        """phi, the gradient, losses, and how the images moved."""
         pixels = self.y.detach().clone().requires_grad_(True)
-        phi = self.phi(pixels)[1]
+        phi = self.represent(pixels)
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
-        matched = self.match(3)
-        return {
-            "phi": phi.detach().cpu().numpy(),
-            "gradient": to_numpy(pixels.grad),
-            "losses": matched.losses.T.cpu().numpy(),
-            "moved images": to_numpy(matched.images) - self.inputs["noisy"],
-        }
+        matched = self.match(AGREEMENT_STEPS)
+        found = {"phi": phi.detach().cpu().numpy(), "losses": matched.losses.T.cpu().numpy()}
+        moved = to_numpy(matched.images) - self.inputs["noisy"]
+        return found | {"gradient": to_numpy(pixels.grad), "moved images": moved}
 
     def run(self):
-        """All steps."""
         self.match(self.settings["steps"])
 
 
@@ -130,104 +104,86 @@ class Sampler(Job):
     """Steps of the blind sampler: y <- y + h r + gamma z, with r = f(y) - y and gamma from its size."""
 
     def prepare(self):
-        """The function and the start."""
-        self.call, self.y = self.denoiser(), self.network.images(self.inputs["noisy"])
-        h, beta = self.settings["h0"], self.settings["beta"]
-        self.h, self.spread = h, ((1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
+        """The step, compiled whole but for drawing noise, and the start."""
+        h, beta, denoise = self.settings["h0"], self.settings["beta"], self.network.net.denoise
+        spread = ((1 - beta * h) ** 2 - (1 - h) ** 2) ** 0.5
 
-    def step(self, y: torch.Tensor, z: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(next images, noise level seen, denoised images)."""
-        denoised = self.call(y)
-        r = denoised - y
-        sigma = published.levels_of(r)
-        z = torch.randn_like(y) if z is None else z
-        return y + self.h * r + self.spread * sigma * z, sigma, denoised
+        def step(y, z):
+            """(next images, noise level seen, denoised images)."""
+            denoised = denoise(y)
+            sigma = published.levels_of(denoised - y)
+            return y + h * (denoised - y) + spread * sigma * z, sigma, denoised
+
+        self.step, self.y = self.network.form.compile(step), self.network.images(self.inputs["noisy"])
 
     @torch.inference_mode()
     def agree(self):
-        """Image and noise level after a few steps."""
         y = self.y
         for z in self.inputs["noise_steps"]:
-            y, sigma, _ = self.step(y, self.network.images(z))
-        return {"image": to_numpy(y), "sigma": sigma.flatten().cpu().numpy()}
+            y, sigma, denoised = self.step(y, self.network.images(z))
+        return {"image": to_numpy(y), "sigma": sigma.flatten().cpu().numpy(), "denoised": to_numpy(denoised)}
 
     def run(self):
-        """All steps."""
         y = self.y
         for _ in range(self.settings["steps"]):
-            y, _, _ = self.step(y)
+            y = self.step(y, torch.randn_like(y))[0]
 
 
 class Sample(Sampler):
     """A whole sample: steps until every image has arrived; one that has is moved no more."""
 
-    steps = 0
-
     def run(self):
-        """From noise to the end of the slowest image."""
         y, going = self.y, torch.ones(len(self.y), 1, 1, 1, dtype=torch.bool, device=self.y.device)
-        self.steps = 0
-        while True:
-            after, sigma, denoised = self.step(y)
+        for step in range(self.settings["max_steps"]):
+            after, sigma, _ = self.step(y, torch.randn_like(y))
             going = going & (sigma > self.settings["sigma_end"])
-            if not bool(going.any()):
-                return denoised
-            y, self.steps = torch.where(going, after, y), self.steps + 1
+            if step % LOOK[self.network.device] == 0 and not bool(going.any()):
+                self.steps = step
+                return
+            y = torch.where(going, after, y)
+        raise RuntimeError(f"a sample has not ended after {self.settings['max_steps']} steps")
 
     def facts(self):
-        """Steps of the slowest image."""
-        return {"steps": float(self.steps)}
+        """Steps of the slowest image, or a few more."""
+        return {"steps": self.steps}
 
 
 class Reconstruction(Job):
-    """The published fixed-schedule reconstruction; matching runs no decoder, as ours, and Adam is fused."""
+    """The published fixed-schedule reconstruction. But as published, matching runs no decoder, as ours, and Adam is fused."""
 
     differentiates = True
 
     def prepare(self):
-        """The two passes, and the images."""
-        net, denoise = self.network.net, self.denoiser()
-        represent = self.network.program(lambda y: net.represent(y).float())
-        self.passes = {"matching": lambda y: (None, represent(y))}
-        self.network_pass = lambda y: (denoise(y), None)
+        net, form = self.network.net, self.network.form
+        is_published = self.form == "eager, as published"
+        self.denoise = form.compile(net.denoise)
+        phi = (lambda y: net(y)[1]) if is_published else form.compile(net.represent)
+        self.how = published.Matching(phi, 0, tolerance=0.0, draws=self.settings["draws"], fused=not is_published)
         self.targets = self.network.images(self.inputs["images"] / np.float32(255))
         self.mean = self.network.images(self.inputs["mean"][None])
-        how = {"max_steps": self.settings["matching_steps"], "draws": self.settings["draws"]}
-        self.passes |= {"tolerance": 0.0, "fused": True} | how
 
-    def reconstruct(self, noise: published.Noise) -> torch.Tensor:
-        """The images."""
-        given = self.network_pass, self.targets, self.mean, self.inputs["sigmas"]
-        return published.reconstruct(*given, noise=noise, **self.passes).images
+    def reconstruct(self, noise: published.Noise, steps: int) -> torch.Tensor:
+        """The images, from so many steps of each matching."""
+        how, sigmas = self.how._replace(max_steps=steps), self.inputs["sigmas"]
+        return published.reconstruct(self.denoise, how, self.targets, self.mean, sigmas, noise)
 
     def agree(self):
-        """The images, from our noise."""
+        """The images, from our noise, after matchings of a few steps."""
         noises = iter(self.inputs["noises"])
-        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises))))}
+        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises)), AGREEMENT_STEPS))}
 
     def run(self):
-        """All levels, with noise of its own."""
-        self.reconstruct(lambda: torch.randn_like(self.targets))
+        self.reconstruct(lambda: torch.randn_like(self.targets), self.settings["matching_steps"])
 
 
 class Blind(Reconstruction):
     """The published blind reconstruction: some of its score steps."""
 
-    def reconstruct(self, noise):
-        """The images."""
-        names = {"h": "h0", "beta": "beta", "sigma_0": "sigma_0", "sigma_end": "sigma_end", "steps": "steps"}
-        own = {name: self.settings[key] for name, key in names.items()}
-        return published.reconstruct_blind(
-            self.network_pass, self.targets, self.mean, noise=noise, **own, **self.passes
-        )
+    def reconstruct(self, noise, steps):
+        how, names = self.how._replace(max_steps=steps), ("steps", "h0", "beta", "sigma_0", "sigma_end")
+        own = {name: self.settings[name] for name in names}
+        return published.reconstruct_blind(self.denoise, how, self.targets, self.mean, noise, **own)
 
 
-JOBS = {
-    "forward": Forward,
-    "training": Training,
-    "matching": Matching,
-    "sampler": Sampler,
-    "sample": Sample,
-    "reconstruction": Reconstruction,
-    "blind": Blind,
-}
+JOBS = {"forward": Forward, "training": Training, "matching": Matching, "sampler": Sampler, "sample": Sample}
+JOBS |= {"reconstruction": Reconstruction, "blind": Blind}

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-Pass = Callable[[torch.Tensor], tuple[torch.Tensor | None, torch.Tensor]]
+PIXELS = (1, 2, 3)
 
 
 class Norm(nn.Module):
-    """x / (sd(x) + 1e-5) with sd over channels, height and width of each image; then a gain per channel."""
+    """x / (sd(x) + 1e-5) with sd over channels, height and width of each image; then a gain per channel; computed in float32."""
 
     def __init__(self, gain: np.ndarray):
         """Takes the gain, of any shape that holds one number per channel."""
@@ -25,35 +25,46 @@ class Norm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalises [b c h w]; the mean is not subtracted."""
-        deviation = torch.sqrt(x.var(dim=(1, 2, 3), unbiased=False, keepdim=True))
-        return x / (deviation + 1e-5) * self.gain
+        y = x.float()
+        # On a CPU `var` over three axes takes about eight times as long as these two sums.
+        square = torch.linalg.vector_norm(y, dim=PIXELS, keepdim=True).square() / y[0].numel()
+        deviation = (square - y.mean(dim=PIXELS, keepdim=True).square()).clamp(min=0).sqrt()
+        return (y / (deviation + 1e-5) * self.gain).to(x.dtype)
 
 
-def convolution(weights: Mapping[str, np.ndarray]) -> nn.Conv2d:
-    """3x3 convolution, zero padding, from a kernel [3, 3, in, out] and a bias."""
-    kernel = weights["kernel"]
-    layer = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
-    layer.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1)).contiguous()
-    layer.bias.data = torch.tensor(weights["bias"])
-    return layer
+class Convolution(nn.Module):
+    """3x3, zero padding, from a kernel [3, 3, in, out] and a bias; or 2x2 transposed of stride 2, from [2, 2, in, out].
+
+    It computes in `dtype`. Weights that are not trained are kept in it; float32 ones are rounded at each call.
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], dtype: torch.dtype, trainable: bool):
+        """Copies the weights."""
+        super().__init__()
+        kernel, kept = weights["kernel"], torch.float32 if trainable else dtype
+        self.dtype, self.transposed = dtype, len(kernel) == 2
+        order = (2, 3, 0, 1) if self.transposed else (3, 2, 0, 1)
+        self.weight = nn.Parameter(torch.tensor(kernel.transpose(order)).contiguous().to(kept))
+        self.bias = nn.Parameter(torch.tensor(weights["bias"]).to(kept)) if "bias" in weights else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[b in h w] -> [b out h w], or [b out 2h 2w]."""
+        x, weight = x.to(self.dtype), self.weight.to(self.dtype)
+        if self.transposed:
+            return functional.conv_transpose2d(x, weight, stride=2)
+        return functional.conv2d(x, weight, self.bias.to(self.dtype), padding=1)
 
 
-def upsampling(kernel: np.ndarray) -> nn.ConvTranspose2d:
-    """2x2 transposed convolution of stride 2, no bias, from a kernel [2, 2, in, out]."""
-    layer = nn.ConvTranspose2d(kernel.shape[2], kernel.shape[3], 2, stride=2, bias=False)
-    layer.weight.data = torch.tensor(kernel.transpose(2, 3, 0, 1)).contiguous()
-    return layer
-
-
-def block(weights: Mapping[str, Any], last_linear: bool = False) -> nn.Sequential:
-    """Convolution, norm, ReLU, for each convolution there are weights of; the network's last is a bare convolution."""
+def block(weights: Mapping[str, Any], dtype: torch.dtype, trainable: bool, last_linear: bool = False) -> nn.Sequential:
+    """Convolution, norm, ReLU, for each convolution there are weights of; the network's last is a bare float32 convolution."""
     layers: list[nn.Module] = []
     count = sum(name.startswith("conv") for name in weights)
     for k in range(count):
-        layers.append(convolution(weights[f"conv{k}"]))
+        is_linear = last_linear and k == count - 1
+        layers.append(Convolution(weights[f"conv{k}"], torch.float32 if is_linear else dtype, trainable))
         if f"norm{k}" in weights:  # the network's first layer has none
             layers.append(Norm(weights[f"norm{k}"]["gain"]))
-        if not (last_linear and k == count - 1):
+        if not is_linear:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
 
@@ -61,15 +72,16 @@ def block(weights: Mapping[str, Any], last_linear: bool = False) -> nn.Sequentia
 class UNet(nn.Module):
     """The blind UNet; its forward pass gives (image, channel averages of the middle block), as hooks would give them."""
 
-    def __init__(self, params: Mapping[str, Any], trainable: bool = False):
+    def __init__(self, params: Mapping[str, Any], trainable: bool = False, dtype: torch.dtype = torch.float32):
         """Builds the network that the parameters describe, frozen unless it is to be trained."""
         super().__init__()
+        how = {"dtype": dtype, "trainable": trainable}
         scales = sum(name.startswith("encoder") for name in params)
         down, up = range(scales), [params[f"decoder{j}"] for j in reversed(range(scales))]
-        self.encoders = nn.ModuleList(block(params[f"encoder{j}"]) for j in down)
-        self.middle = block(params["mid"])
-        self.ups = nn.ModuleList(upsampling(weights["up"]["kernel"]) for weights in up)
-        self.decoders = nn.ModuleList(block(weights, weights is up[-1]) for weights in up)
+        self.encoders = nn.ModuleList(block(params[f"encoder{j}"], **how) for j in down)
+        self.middle = block(params["mid"], **how)
+        self.ups = nn.ModuleList(Convolution(weights["up"], **how) for weights in up)
+        self.decoders = nn.ModuleList(block(weights, last_linear=weights is up[-1], **how) for weights in up)
         self.requires_grad_(trainable)
 
     def encode(self, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -96,25 +108,37 @@ class UNet(nn.Module):
 
     def represent(self, y: torch.Tensor) -> torch.Tensor:
         """Noisy images [b c h w] -> phi [b k]; runs no decoder."""
-        return self.encode(y)[0].mean(dim=(2, 3))
+        return average(self.encode(y)[0])
 
     def averages(self, y: torch.Tensor) -> torch.Tensor:
         """Channel averages of every block's output side by side, in the order in which the blocks run; not of the image."""
         middle, skips = self.encode(y)
         outputs = [*skips, middle, *self.decode(middle, skips, blocks=-1)]
-        return torch.cat([output.mean(dim=(2, 3)) for output in outputs], dim=1)
+        return torch.cat([average(output) for output in outputs], dim=1)
 
     def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Noisy images [b c h w] -> (denoised images, phi [b k])."""
         middle, skips = self.encode(y)
-        return self.decode(middle, skips)[-1], middle.mean(dim=(2, 3))
+        return self.decode(middle, skips)[-1], average(middle)
+
+
+def average(y: torch.Tensor) -> torch.Tensor:
+    """[b c h w] -> [b c], float32."""
+    return y.mean(dim=(2, 3), dtype=torch.float32)
 
 
 class Form(NamedTuple):
-    """How PyTorch runs the network: its memory layout, and whether `torch.compile` makes one program of it."""
+    """How PyTorch runs the network.
 
-    channels_last: bool
-    compiled: bool
+    Attributes:
+      channels_last: its memory layout.
+      mode: of `torch.compile`; empty: eager.
+      frozen: whether a compiled program has the weights as constants, laid out for its convolutions, where no gradient is needed.
+    """
+
+    channels_last: bool = True
+    mode: str = ""
+    frozen: bool = False
 
     @property
     def layout(self) -> torch.memory_format:
@@ -123,34 +147,29 @@ class Form(NamedTuple):
 
     def compile(self, function: Callable) -> Callable:
         """A function of images [b c h w] in this form; images of another layout would be compiled anew."""
-        if not self.compiled:
+        if not self.mode:
             return function
-        compiled = torch.compile(function, dynamic=False)
-        return lambda *images: compiled(*(each.contiguous(memory_format=self.layout) for each in images))
+        compiled = torch.compile(function, dynamic=False, mode=self.mode)
+
+        def call(*images):
+            results = compiled(*(each.contiguous(memory_format=self.layout) for each in images))
+            if self.mode == "default":
+                return results
+            # Programs with CUDA graphs write their results to the same place at each call.
+            return tuple(map(torch.clone, results)) if isinstance(results, tuple) else results.clone()
+
+        return call
 
 
 FORMS = {
-    "eager": Form(False, False),  # as published
-    "channels_last": Form(True, False),
-    "compiled": Form(False, True),
-    "compiled, channels_last": Form(True, True),
+    "eager": Form(channels_last=False),
+    "eager, as published": Form(channels_last=False),
+    "channels_last": Form(),
+    "compiled": Form(mode="default"),
+    "compiled, frozen": Form(mode="default", frozen=True),
+    "compiled, CUDA graphs": Form(mode="reduce-overhead"),
+    "compiled, max-autotune": Form(mode="max-autotune"),
 }
-
-
-def network_in(form: Form, network: UNet, decoder: bool) -> Pass:
-    """The network's pass in one of its forms; without the decoder only phi is left, and it is no longer the published one."""
-
-    def phi_alone(images):
-        return None, network.represent(images)
-
-    def both(images):
-        image, phi = network(images)
-        # Nothing asks for the image's gradient; a compiled program, left to assume it, would run the decoder backwards too.
-        return image.detach(), phi
-
-    if not form.compiled:
-        return network if decoder else phi_alone
-    return form.compile(both if decoder else phi_alone)
 
 
 def from_numpy(images: np.ndarray) -> torch.Tensor:
