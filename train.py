@@ -552,12 +552,12 @@ def own(workdir: Path) -> contextlib.AbstractContextManager:
 
 
 def in_company() -> bool:
-    """Whether this process is one of several that make a run."""
+    """See `devices.in_company`."""
     if "jax" not in sys.modules:
         return False
     from unetrep_jax import devices
 
-    return devices.process_count() > 1
+    return devices.in_company()
 
 
 def explain(error: RuntimeError) -> str:

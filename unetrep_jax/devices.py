@@ -138,6 +138,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def in_company() -> bool:
+    """Whether this process has met others with which it makes a run; starts nothing."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def explain(error: Exception) -> str:
     """What a person should know of an error of the devices: out of memory, or another process was lost; "" of any other."""
     if not isinstance(error, jax.errors.JaxRuntimeError):
