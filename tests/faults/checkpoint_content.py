@@ -55,6 +55,41 @@ def of_milestone(series: Path, step: int) -> str:
     return digest([one.params for one in opened], checkpoints.read_config(folder))
 
 
+def not_finite(run: Path) -> list[str]:
+    """Names of all arrays, of any checkpoint of a run, that hold what is no number."""
+    from unetrep_jax import checkpoints
+
+    bad = []
+    for series in ("last", "best"):
+        for step in checkpoints.steps(run / series):
+            one = checkpoints.restore(run / series, like=training_state(), step=step, say=lambda _: None)
+            bad += unfinished(f"{series}/{step}", {"params": one.params, "averaged": one.averaged, "train": one.train})
+    for step in checkpoints.steps(run / "milestones"):
+        for weights in checkpoints.WEIGHTS:
+            one = or_why_not_finite(run / "milestones" / str(step), weights)
+            bad += [one] if one else []
+    return bad
+
+
+def or_why_not_finite(folder: Path, weights: str) -> str:
+    """The refusal to open parameters that are no numbers; "" where they are."""
+    from unetrep_jax import checkpoints
+    from unetrep_jax.storage import InputError
+
+    try:
+        checkpoints.open_checkpoint(folder, weights=weights, say=lambda _: None)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def unfinished(name: str, tree) -> list[str]:
+    """Names of the leaves that hold NaN or infinity."""
+    leaves = [(path, np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
+    leaves = [(path, leaf) for path, leaf in leaves if not np.issubdtype(leaf.dtype, np.integer)]
+    return [f"{name} {jax.tree_util.keystr(path)}" for path, leaf in leaves if not np.isfinite(leaf).all()]
+
+
 def digest(tree, values) -> str:
     """Checksum of arrays with their names, types and shapes, and of values as JSON holds them."""
     found = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
