@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import importlib  # noqa: E402
 import os  # noqa: E402
 import tempfile  # noqa: E402
@@ -113,10 +114,13 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 when every attack hit and every promise held."""
     given = parse(arguments)
     given.write = given.write and given.write.resolve()
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as temporary:
-        folder = (given.folder or Path(temporary)).resolve()
-        if given.list:
-            return show(given, folder)
+    if given.list:
+        return show(given, given.folder or Path("nowhere"))
+    with contextlib.ExitStack() as ends:
+        folder = given.folder
+        if not folder:  # made only then: once it works, the campaign may not remove what lies outside its folder
+            folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)))
+        folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         settle(folder)
         from faults import children

@@ -67,7 +67,7 @@ def make(attack: Attack, category: str, number: int, seed: int) -> Outcome:
         except Broken as error:
             return Outcome(attack, number, "failed", str(error))
         except Exception as error:
-            return Outcome(attack, number, "failed", f"the attack itself: {type(error).__name__}: {error}")
+            return Outcome(attack, number, "failed", f"the attack itself: {type(error).__name__}: {str(error)[-800:]}")
     return Outcome(attack, number, "missed", why)
 
 

@@ -150,7 +150,8 @@ def damage_milestones(scene: Scene, harm: Harm, chance: random.Random) -> None:
     for path, (right, after) in found.items():
         milestone = str(folder / Path(path).parts[0])
         refused = after.startswith("refused: ") and milestone in after
-        require(after == right or refused, f"{path}: {after if after.startswith('refused') else 'other parameters'}")
+        what = after if after.startswith(("refused: ", "raised ")) else "opened, with other parameters"
+        require(after == right or refused, f"{path}: {what}")
 
 
 def opened(milestone: Path) -> str:
@@ -163,6 +164,8 @@ def opened(milestone: Path) -> str:
         return checkpoint_content.digest(checkpoints.open_checkpoint(milestone, say=lambda _: None).params, "")
     except InputError as error:
         return f"refused: {error}"
+    except Exception as error:  # a traceback, had it been a command
+        return f"raised {type(error).__name__}: {error}"
 
 
 def user_of(folder: str) -> str:

@@ -87,8 +87,9 @@ def run_name(scene: Scene, path: str) -> None:
 def outside(scene: Scene) -> dict[str, str]:
     """What lies in the scene beside analyses and the caches that commands may write."""
     found = same.folder_content(scene.folder)
-    mine = ("programs/", "place/", "named/", "temporary/", "matplotlib/", "references/", "arena/x<", *(f"arena/{run}" for run in RUNS))
-    return {name: checksum for name, checksum in found.items() if not name.startswith(mine) and "/run/analysis" not in name}
+    mine = ("programs/", "place/", "named/", "temporary/", "matplotlib/", "references/", "arena/run/analysis")
+    mine += tuple(f"arena/{run}" for run in RUNS)
+    return {name: checksum for name, checksum in found.items() if not name.startswith(mine)}
 
 
 def require_escaped(scene: Scene) -> None:

@@ -27,10 +27,11 @@ LIBRARIES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "sci
 
 @functools.cache
 def made_by() -> str:
-    """Names the program, this campaign and the libraries: what an older version left is not compared with."""
-    files = [children.ROOT / "train.py", children.ROOT / "analyze.py"]
-    files += [path for folder in ("unetrep_jax", "configs", "tests/faults") for path in (children.ROOT / folder).rglob("*.py")]
-    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted([*files, Path(running.__file__)])))
+    """Names the program, what makes references here, and the libraries: what an older version left is not compared with."""
+    files = [children.ROOT / "train.py", children.ROOT / "analyze.py", Path(running.__file__)]
+    files += [Path(__file__).with_name(f"{name}.py") for name in ("scene", "same", "children", "checkpoint_content")]
+    files += [path for folder in ("unetrep_jax", "configs") for path in (children.ROOT / folder).rglob("*.py")]
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files)))
     return f"{content.hexdigest()} {[importlib.metadata.version(name) for name in LIBRARIES]}"
 
 
