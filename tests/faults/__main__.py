@@ -35,6 +35,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--other-python", type=Path, help="an interpreter with other library versions, to compare numbers with"
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table to a file too")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many categories at once, in folders of their own")
+    parser.add_argument("--outcomes", type=Path, help=argparse.SUPPRESS)  # where one of these leaves how its attacks ended
     return parser.parse_args(arguments)
 
 
@@ -89,8 +91,10 @@ def tell(text: str) -> None:
 
 def report(given: argparse.Namespace, outcomes: list) -> int:
     """Prints the table and what went wrong; returns the exit code."""
-    from faults import table
+    from faults import apart, table
 
+    if given.outcomes:
+        apart.write(given.outcomes, outcomes)
     text = table.table(outcomes)
     print(text)
     if given.write:
@@ -113,7 +117,7 @@ def show(given: argparse.Namespace, folder: Path) -> int:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 when every attack hit and every promise held."""
     given = parse(arguments)
-    given.write = given.write and given.write.resolve()
+    given.write, given.outcomes = (path and path.resolve() for path in (given.write, given.outcomes))
     if given.list:
         return show(given, given.folder or Path("nowhere"))
     with contextlib.ExitStack() as ends:
@@ -122,11 +126,15 @@ def main(arguments: list[str]) -> int:
             folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)))
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        if given.at_once > 1:
+            from faults import apart
+
+            return report(given, apart.campaigns(arguments, given.only, folder, given.at_once))
         settle(folder)
         from faults import children
 
         children.import_everything()
-        children.stay_inside(folder, given.write)
+        children.stay_inside(folder, given.write, given.outcomes)
         return campaign(given, folder)
 
 

@@ -231,8 +231,8 @@ def signal_after(
     return watch
 
 
-def stay_inside(folder: Path, report: Path | None = None) -> None:
-    """From now on no Python code of this process, or of its forks, may change a file elsewhere, the report's but: no slip harms."""
+def stay_inside(folder: Path, *reports: Path | None) -> None:
+    """From now on no Python code of this process, or of its forks, may change a file elsewhere but reports: no slip harms."""
     inside, devices = f"{folder}{os.sep}", (os.devnull, "/dev/tty", "/proc/")
     tempfile.tempdir = str(fresh(folder / "temporary"))
 
@@ -245,7 +245,7 @@ def stay_inside(folder: Path, report: Path | None = None) -> None:
         changed = {"os.rename": arguments[:2], "os.symlink": arguments[1:2]}.get(event, arguments[:1])
         for part in changed:
             path = os.path.abspath(os.fsdecode(part)) if isinstance(part, str | bytes | os.PathLike) else inside
-            if not f"{path}{os.sep}".startswith(inside) and not path.startswith(devices) and path != str(report):
+            if not f"{path}{os.sep}".startswith(inside) and not path.startswith(devices) and path not in map(str, reports):
                 raise PermissionError(f"the campaign may not change {path}")
 
     sys.addaudithook(hook)

@@ -11,7 +11,7 @@ from faults import children, same
 from faults.attack import Attack, Impossible, require, require_no_traceback, require_one_line
 from faults.scene import Scene
 
-SURELY = "1e18"  # a rate that no training survives
+SURELY = "1e19"  # a rate that no training survives
 STOPPED = "stopped with one line that names the step, or survived; all checkpoints kept are finite"
 REFUSED = "refused by name"
 FINITE = "it ends well, all numbers finite, or is refused with one line"
