@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 
-def training_state():
-    """Shapes of what a checkpoint of the small network holds beside the parameters."""
+def training_state(clip_norm: float = 0.0):
+    """Shapes of what a checkpoint of the small network holds beside the parameters; clipping adds a part to the optimiser."""
     from unetrep_jax import models, training
 
     model = models.build("unet", channels=(4, 8), encoder_depth=1, mid_depth=1, decoder_depth=2, image_channels=1)
     params = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
-    state = jax.eval_shape(lambda p: training.init_state(p, training.adam(lambda step: 0.1)), params)
+    state = jax.eval_shape(lambda p: training.init_state(p, training.adam(lambda step: 0.1, clip_norm)), params)
     return {"step": state.step, "optimizer": state.optimizer}
 
 
@@ -62,7 +62,8 @@ def not_finite(run: Path) -> list[str]:
     bad = []
     for series in ("last", "best"):
         for step in checkpoints.steps(run / series):
-            one = checkpoints.restore(run / series, like=training_state(), step=step, say=lambda _: None)
+            like = training_state(checkpoints.read_config(run / series / str(step))["train"]["clip_norm"])
+            one = checkpoints.restore(run / series, like=like, step=step, say=lambda _: None)
             bad += unfinished(f"{series}/{step}", {"params": one.params, "averaged": one.averaged, "train": one.train})
     for step in checkpoints.steps(run / "milestones"):
         for weights in checkpoints.WEIGHTS:
