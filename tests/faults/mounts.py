@@ -17,6 +17,13 @@ def small(target: Path, kilobytes: int) -> None:
     _mount(_own_mounts(), b"tmpfs", target, b"tmpfs", 0, f"size={kilobytes}k".encode())
 
 
+def leave_free(target: Path, size: int) -> None:
+    """Of a `small` file system of this process: so many bytes are free from now on."""
+    held = os.statvfs(target)
+    used = (held.f_blocks - held.f_bfree) * held.f_frsize
+    _mount(ctypes.CDLL(None, use_errno=True), b"tmpfs", target, b"tmpfs", REMOUNT, f"size={used + size}".encode())
+
+
 def read_only(target: Path) -> None:
     """From now on nothing can be written there."""
     libc, held = _own_mounts(), os.statvfs(target).f_flag

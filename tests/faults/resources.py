@@ -112,15 +112,16 @@ def full_disk(scene: Scene, chance: random.Random, work: Work) -> None:
     """A file system of a random size below what is needed; what the command left there is looked at, and gone on from."""
     mounts.require_mounts(scene.folder)
     held = work.lay()
-    free = int(chance.uniform(0.02, 0.9) * (work.size - held))
+    free = int(chance.uniform(0.02, 0.8) * (work.size - held))
     left, before = scene.folder / "left", scene.folder / "before"
     for folder in (left, before):
         children.remove(folder)
     shutil.copytree(scene.arena, before)
 
     def on_small_disk() -> int:
-        mounts.small(scene.arena, (held * 3 // 2 + free + 65536) // 1024)
+        mounts.small(scene.arena, 1 << 20)
         shutil.copytree(before, scene.arena, dirs_exist_ok=True)
+        mounts.leave_free(scene.arena, free)
         result = work.do()
         shutil.copytree(scene.arena, left)
         print(result.err, end="", file=sys.stderr)
@@ -137,7 +138,7 @@ def full_disk(scene: Scene, chance: random.Random, work: Work) -> None:
 
 def size_of(folder: Path) -> int:
     """Bytes of a folder, in blocks of a file system."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 + 4096 for path in folder.rglob("*"))
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
 def no_growth(scene: Scene, chance: random.Random, work: Work) -> None:
