@@ -9,6 +9,7 @@ from typing import NamedTuple
 from faults.children import Result
 
 ATTEMPTS = 6  # other moments that are tried until an attack hits
+UNDER_WAY = ("placing ", "comparing ")  # how lines begin that say what takes long
 
 
 class Broken(Exception):
@@ -92,6 +93,11 @@ def require_one_line(result: Result, script: str, *words: str, codes: tuple[int,
     require(result.code in codes, f"not refused: {shown}")
     require(len(result.err.splitlines()) == 1 and result.err.startswith(f"{script}: "), f"not one line: {shown}")
     require(not words or any(said(word, result.err) for word in words), f"says none of {words}: {shown}")
+
+
+def told_lines(result: Result) -> list[str]:
+    """Lines on the error stream, without those about what was found damaged and how far a long computation is."""
+    return [line for line in result.err.splitlines() if "is damaged" not in line and not line.startswith(UNDER_WAY)]
 
 
 def said(word: str, text: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import children, same
-from faults.attack import Attack, Missed, require, require_ended_well, require_no_traceback
+from faults.attack import Attack, Missed, require, require_ended_well, require_no_traceback, told_lines
 from faults.preparation import Preparation
 from faults.scene import Reference, Scene
 
@@ -165,7 +165,7 @@ def kill_analysis(scene: Scene, what: str, chance: random.Random, number: int = 
     codes = (-number, 130) if number == signal.SIGINT else (-number,)
     require(result.code in codes, f"code {result.code}: {result.err[-600:]}")
     require_no_traceback(result)
-    require(number == signal.SIGKILL or len(result.err.splitlines()) <= 1, f"more than a line: {result.err[-600:]}")
+    require(number == signal.SIGKILL or len(told_lines(result)) <= 1, f"more than a line: {result.err[-600:]}")
     require_ended_well(scene.do(scene.analysis()))
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
     same.require_tidy(scene.arena)

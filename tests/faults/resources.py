@@ -102,7 +102,7 @@ WORKS = {"training": ("train.py", 17), "analysis": ("analyze.py", 16), "decoding
 def require_full(result: children.Result, script: str, *words: str) -> None:
     """One line that says what is short; a checkpoint or array that could not be read back may be named before."""
     require_no_traceback(result)
-    lines = [line for line in result.err.splitlines() if "is damaged" not in line]
+    lines = told_lines(result)
     right = result.code == 2 and len(lines) == 1 and lines[0].startswith(f"{script}: ")
     require(right, f"code {result.code}: {result.err[-600:]}")
     require(any(word in lines[0] for word in words), lines[0])
