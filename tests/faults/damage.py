@@ -22,6 +22,9 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     """A part of the files, of every kind; with --long all of them."""
     yield from one_by_one(scene, "a run's files, trained on", TRAINED, trained_files, damage_run, 10, 400)
     yield from one_by_one(scene, "a run's files, analysed", ANALYSED, analysed_run_files, damage_analysed_run, 6, 200)
+    log = Path("metrics.jsonl")
+    act = lambda chance: damage_analysed_run(scene, log, another_digit, chance)  # noqa: E731
+    yield Attack("a run's files, analysed", ANALYSED, "another digit in metrics.jsonl", act)
     for harm in HARMS:
         name = f"{harm.__name__} files of milestones"
         yield Attack("milestones", NAMED, name, lambda chance, harm=harm: damage_milestones(scene, harm, chance))
@@ -34,6 +37,14 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     for harm in HARMS[:4]:
         name = f"{harm.__name__} train.npy"
         yield Attack("images in memory maps", NAMED, name, lambda chance, harm=harm: damage_images(scene, harm, chance))
+
+
+def another_digit(path: Path, root: Path, chance: random.Random) -> None:
+    """The first loss in a log is another number: every line can be read as before."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b'"loss": ') + len(b'"loss": ')
+    content[place] = ord("1") if content[place] != ord("1") else ord("2")
+    path.write_bytes(content)
 
 
 def one_by_one(
