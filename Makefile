@@ -2,7 +2,7 @@
 # pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
 # make bench TORCH_PYTHON=PATH: times this program against PyTorch, as much as fits in ten minutes; see benchmarks/README.md.
-# make faults: installs, attacks every command and prints what survived (docs/reliability.md); LONG=1 makes all attacks, for hours.
+# make faults: installs, attacks every command and prints what survived (docs/reliability.md), for up to an hour; LONG=1 for hours.
 # All build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 
 BIN := .venv/bin
@@ -34,7 +34,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/compare.py --bench --minutes 9.5 --torch-python "$(TORCH_PYTHON)" $(BENCH_FLAGS)
 
 faults: $(INSTALLED)
-	$(BIN)/python -m tests.faults $(if $(LONG),--long) $(FAULTS)
+	$(BIN)/python tests/faults $(if $(LONG),--long) $(FAULTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -305,6 +305,7 @@ def _fork(command: Sequence[str], moments: Sequence[Sequence], files: Sequence[I
     child = os.fork()
     if child == 0:
         signal.alarm(PATIENCE)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let programs in the background ignore
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         for file, number in zip(files, (1, 2), strict=True):
@@ -352,13 +353,8 @@ def _read(file: IO[str]) -> str:
         return file.read()
 
 
-def _main(mode: str, *rest: str) -> None:
-    sys.path[0] = str(ROOT)  # as it is for the scripts
-    if mode == "signal":
-        moments, *command = rest
-        _interrupt_at([Moment(*moment) for moment in json.loads(moments)])
-        _run_script(command)
-        return
+def import_everything() -> None:
+    """What the scripts import; starts no device."""
     import grain  # noqa: F401
     import optax  # noqa: F401
     import tensorboardX  # noqa: F401
@@ -367,9 +363,20 @@ def _main(mode: str, *rest: str) -> None:
     import unetrep_jax.data
     import unetrep_jax.figures
     import unetrep_jax.stages
-    import unetrep_jax.training
+    import unetrep_jax.training  # noqa: F401
 
-    unetrep_jax.figures.save = save_unrendered
+
+def _main(mode: str, *rest: str) -> None:
+    sys.path[0] = str(ROOT)  # as it is for the scripts
+    if mode == "signal":
+        moments, *command = rest
+        _interrupt_at([Moment(*moment) for moment in json.loads(moments)])
+        _run_script(command)
+        return
+    import_everything()
+    from unetrep_jax import figures
+
+    figures.save = save_unrendered
     for line in sys.stdin:
         print(json.dumps(_run_forks(*json.loads(line))), flush=True)
 

@@ -41,6 +41,13 @@ def test_evaluations_do_not_count_as_training_time(tmp_path, clock, capsys):
     assert lines(tmp_path)[0] == {"step": 5, "images": 20, "sigma": [0.1, 1], "psnr": [20, 10], "noisy_psnr": [20, 0]}
 
 
+def test_what_is_not_finite_is_null(tmp_path):
+    log = logs.Log(tmp_path, LENGTH, 0)
+    log.evaluation(5, np.float32([1e-30]), np.float32([40]), np.float32([np.inf]), np.zeros((4, 4, 3), np.float32), 1.0)
+    log.close()
+    assert lines(tmp_path)[0]["noisy_psnr"] == [None] and "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_a_run_that_goes_on_drops_the_lines_of_later_steps_and_knows_the_rest(tmp_path, capsys):
     log = logs.Log(tmp_path, LENGTH, 0)
     log.training(5, 1.5, 0.25, 1e-3)

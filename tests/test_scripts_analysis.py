@@ -13,8 +13,7 @@ from PIL import Image
 from running import Moment
 
 import analyze
-import configs
-from unetrep_jax import checkpoints, stages
+from unetrep_jax import stages
 
 STAGES = analyze.STAGES
 FIGURES = {
@@ -44,7 +43,7 @@ def place(tmp_path_factory):
 def analysed(place, tmp_path_factory) -> tuple[Path, running.Result]:
     """A copy of the finished run, analysed with labels; and what that printed."""
     run = shutil.copytree(place.finished_run, tmp_path_factory.mktemp("analysis") / "run")
-    return run, place.run(with_labels(place, run))
+    return run, place.run_fork(with_labels(place, run))
 
 
 @pytest.fixture
@@ -117,26 +116,6 @@ def test_only_runs_what_is_asked_and_what_that_needs_and_redo_runs_it_again(plac
     assert done(second) == {"representations": "unchanged", "untrained": "done", "sparsity": "unchanged"}
     assert set(numbers(out)) == {"sparsity"}
     assert numbers(out)["sparsity"] == numbers(copy / "analysis")["sparsity"]
-
-
-def test_a_sweep_killed_in_the_middle_goes_on_and_gives_identical_arrays(place, analysed, tmp_path):
-    run, _ = analysed
-    out, only = tmp_path / "out", ("--only", "denoising", "sparsity")
-    second_record = [
-        Moment(sent, "os.rename", "representations.*progress") for sent in (signal.SIGCONT, signal.SIGKILL)
-    ]
-    assert place.run_fork(with_labels(place, run, "--outdir", out, *only), second_record).code == -signal.SIGKILL
-    assert json.loads((out / ".representations.partial" / "progress.json").read_text())["done"] == 8
-    last_record = [Moment(signal.SIGKILL, "os.rename", r"untrained$")]
-    assert place.run_fork(with_labels(place, run, "--outdir", out, *only), last_record).code == -signal.SIGKILL
-    result = place.run_fork(with_labels(place, run, "--outdir", out, *only))
-    assert result.code == 0, result.err
-    assert done(result)["denoising"] == done(result)["representations"] == "unchanged"
-    assert numbers(out) == {stage: numbers(run / "analysis")[stage] for stage in ("denoising", "sparsity")}
-    for name, content in arrays(run / "analysis").items():
-        if name.startswith(("representations", "untrained", "denoising", "sparsity")):
-            assert (out / name).read_bytes() == content, name
-    assert not list(out.glob(".*.partial"))
 
 
 KILLED = {
@@ -215,17 +194,3 @@ def test_a_full_disk_costs_nothing_that_was_there(place, copy):
     assert re.match("analyze.py: .*(File too large|No space left)", result.err)
     after = running.snapshot(copy / "analysis")
     assert {name: after[name] for name in before} == before
-
-
-def test_a_damaged_milestone_is_named_and_left_out(tmp_path, monkeypatch, capsys):
-    config = configs.from_plain({})
-    folders = [tmp_path / "milestones" / step for step in ("2", "4", "8")]
-    plain = {folder.name: configs.plain(config) for folder in folders} | {"2": {}}
-    monkeypatch.setattr(checkpoints, "step_folders", lambda _: list(folders))
-    monkeypatch.setattr(checkpoints, "read_config", lambda folder: plain[folder.name])
-    monkeypatch.setattr(checkpoints, "is_sealed", lambda folder: folder.name != "8")
-    monkeypatch.setattr(analyze, "before_training", lambda _: "random")
-    monkeypatch.setattr(analyze, "milestone", lambda folder, _: folder.name)
-    assert analyze.course(tmp_path, config) == {tmp_path.name: ("random", "4")}
-    first, second = capsys.readouterr().err.splitlines()
-    assert str(folders[0]) in first and str(folders[2]) in second and "left out" in first

@@ -1,4 +1,4 @@
-"""train.py on 1, 2 and 4 devices and as two processes: one run, whatever it runs on."""
+"""train.py on 1 and on 4 devices and as two processes: one run, whatever it runs on."""
 
 import json
 import re
@@ -26,10 +26,10 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_devices(place, tmp_path_factory) -> dict[int, Path]:
-    """Runs of two epochs on 1, 2 and 4 virtual devices."""
+    """Runs of two epochs on 1 and on 4 virtual devices."""
     folder = tmp_path_factory.mktemp("devices")
     changed = EVERY_STEP | {"train__epochs": 2}
-    runs = {count: folder / f"{count}-devices" for count in (1, 2, 4)}
+    runs = {count: folder / f"{count}-devices" for count in (1, 4)}
     started = [
         place.start(place.training(run, **changed, devices__cpu_devices=n), learn=True) for n, run in runs.items()
     ]
@@ -77,9 +77,8 @@ def assert_same_numbers(run: Path, other: Path, steps: int) -> None:
         np.testing.assert_allclose([found[s] for s in shared], [expected[s] for s in shared], rtol=tolerance)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_the_number_of_devices_does_not_change_the_run(by_devices, devices):
-    assert_same_numbers(by_devices[devices], by_devices[1], steps=2 * PER_EPOCH)
+def test_the_number_of_devices_does_not_change_the_run(by_devices):
+    assert_same_numbers(by_devices[4], by_devices[1], steps=2 * PER_EPOCH)
 
 
 def test_two_processes_make_the_run_that_one_makes(by_two_processes, by_devices):
@@ -120,22 +119,3 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(place, tmp_
     assert [result.code for result in results] == [0, 0]
     told = [re.search(r"stopped by SIGTERM at step ([\d,]+), saved", result.out) for result in results]
     assert [int(match[1].replace(",", "")) for match in told] == 2 * checkpoints.steps(run / "last")
-
-
-@pytest.mark.parametrize("lost", [0, 1])
-def test_when_a_process_is_lost_the_other_ends_and_says_so_and_the_run_goes_on(place, tmp_path, lost):
-    run = tmp_path / "run"
-    processes = start_two(place, run, log__every=1, train__epochs=100_000, evaluate__every=10**9)
-    log = run / "metrics.jsonl"
-    processes[0].wait_until(lambda: log.exists() and log.read_text().count("\n") > 6)
-    processes[lost].popen.kill()
-    result = processes[1 - lost].wait(60)
-    assert result.code in (
-        3,
-        -signal.SIGABRT,
-    )  # JAX's own service may be the first to notice that its first process is gone
-    assert "another process of this run was lost" in result.err or "another task died" in result.err
-    assert "Traceback" not in result.err
-    again = place.run_fork(place.training(run, log__every=1, train__epochs=3, devices__cpu_devices=2))
-    assert again.code == 0, again.err
-    assert f"resumed {run} at step" in again.out

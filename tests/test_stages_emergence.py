@@ -177,12 +177,19 @@ def test_runs_that_cannot_stand_beside_each_other_are_refused(small_run, tmp_pat
     config.data.image_channels = 3
 
 
-def test_a_damaged_milestone_is_named(small_run, tmp_path):
+@pytest.mark.parametrize("file", ["config/metadata", "manifest.json"])
+def test_a_damaged_milestone_is_named_and_left_out(small_run, tmp_path, capsys, file):
     folder, config = small_run
     copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "milestones" / "4" / "config" / "metadata").write_text("{")
-    with pytest.raises(InputError, match=r"milestones/4 is damaged"):
-        analyze.courses(copy, [], config)
+    [(_, whole)] = analyze.courses(copy, [], config).items()
+    if file == "manifest.json":
+        (copy / "milestones" / "4" / file).unlink()
+    else:
+        (copy / "milestones" / "4" / file).write_text("{")
+    [(_, left)] = analyze.courses(copy, [], config).items()
+    assert len(left) == len(whole) - 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "milestones/4 is damaged" in line and "left out" in line
 
 
 def test_a_run_from_anothers_end_has_no_beginning(small_run, tmp_path):

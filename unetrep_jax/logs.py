@@ -68,7 +68,7 @@ class Log:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         # Nothing that depends on the clock goes in: a run that was killed and resumed leaves the same lines.
-        text = json.dumps(line).encode() + b"\n"
+        text = json.dumps(storage.finite(line), allow_nan=False).encode() + b"\n"
         self._file.write(text)
         self._file.flush()
         self._digest.update(text)

@@ -1,21 +1,26 @@
 """Runs the campaign and prints its table; ends with 1 where a promise is broken, or where an attack hit nothing."""
 
-import argparse
-import os
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-CATEGORIES = ("kills", "damage", "twice", "resources", "images", "people", "numbers", "trust", "processes")
+ROOT = Path(__file__).resolve().parents[2]
+# Before anything else: this folder, which Python put first, has modules named like some of Python's own.
+sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
+
+import argparse  # noqa: E402
+import contextlib  # noqa: E402
+import importlib  # noqa: E402
+import os  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+
+CATEGORIES = ("controls", "kills", "damage", "twice", "resources", "images", "people", "numbers", "trust", "processes")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults", description="Attacks the program, and prints what survived."
-    )
+    parser = argparse.ArgumentParser(prog="python tests/faults", description="Attacks the program, and prints what survived.")
     parser.add_argument("--long", action="store_true", help="all attacks: hours")
     parser.add_argument(
         "--only", nargs="+", choices=CATEGORIES, default=CATEGORIES, metavar="CATEGORY", help=", ".join(CATEGORIES)
@@ -30,6 +35,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--other-python", type=Path, help="an interpreter with other library versions, to compare numbers with"
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table to a file too")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many categories at once, in folders of their own")
+    parser.add_argument("--outcomes", type=Path, help=argparse.SUPPRESS)  # where one of these leaves how its attacks ended
     return parser.parse_args(arguments)
 
 
@@ -41,71 +48,93 @@ def settle(folder: Path) -> None:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PLATFORMS": "cpu",
         "MPLBACKEND": "agg",
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
+        "TMPDIR": str(folder / "temporary"),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
     }
 
 
-def campaign(given: argparse.Namespace, folder: Path) -> int:
-    """Makes the attacks of each category in turn."""
-    import importlib
-
-    from tests.faults import attack, table
-    from tests.faults.scene import Scene
-
-    scene, outcomes = Scene(folder, given.seed, given.long, given.other_python), []
+def numbered(given: argparse.Namespace, scene) -> Iterator[tuple[str, int, object]]:
+    """(category, number, attack) of all that are asked for; nothing is made yet."""
     for category in given.only:
-        attacks = importlib.import_module(f"tests.faults.{category}").attacks(scene)
-        for number, one in enumerate(attacks):
-            if given.case not in (None, number):
-                continue
-            if given.list:
-                print(f"{category} {number}: {one.row}: {one.name}")
-                continue
+        for number, one in enumerate(importlib.import_module(f"faults.{category}").attacks(scene)):
+            if given.case in (None, number):
+                yield category, number, one
+
+
+def campaign(given: argparse.Namespace, folder: Path) -> int:
+    """Makes the attacks, one after the other; whatever one of them does, the next follows, and the table is printed."""
+    from faults import attack, table
+    from faults.scene import Scene
+
+    outcomes = []
+    try:
+        for category, number, one in numbered(given, Scene(folder, given.seed, given.long, given.other_python)):
             began = time.monotonic()
             outcome = attack.make(one, category, number, given.seed)
+            if outcome.ended == "absent":
+                continue
             outcomes.append((category, outcome))
-            print(
-                f"{category} {number}: {one.name}: {outcome.ended} ({time.monotonic() - began:.1f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"{category} {number}: {one.name}: {outcome.ended} ({time.monotonic() - began:.1f} s)")
             if outcome.ended in ("failed", "missed"):
-                print(table.failure(category, outcome, given.seed, given.long), file=sys.stderr, flush=True)
+                tell(table.failure(category, outcome, given.seed, given.long))
+    except KeyboardInterrupt:
+        tell("stopped: the table is of what was made")
+        return max(1, report(given, outcomes))
     return report(given, outcomes)
+
+
+def tell(text: str) -> None:
+    """A line for whoever waits."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def report(given: argparse.Namespace, outcomes: list) -> int:
     """Prints the table and what went wrong; returns the exit code."""
-    from tests.faults import table
+    from faults import apart, table
 
-    if given.list:
-        return 0
+    if given.outcomes:
+        apart.write(given.outcomes, outcomes)
     text = table.table(outcomes)
     print(text)
     if given.write:
         given.write.write_text(text + "\n")
-    bad = [
-        table.failure(category, one, given.seed, given.long)
-        for category, one in outcomes
-        if one.ended in ("failed", "missed")
-    ]
-    for line in [*bad, *(f"{row}: no attack hit" for row in table.proves_nothing(outcomes))]:
-        print(line, file=sys.stderr)
+    bad = [(category, one) for category, one in outcomes if one.ended in ("failed", "missed")]
+    for category, one in bad:
+        tell(table.failure(category, one, given.seed, given.long))
     return 1 if bad or not outcomes else 0
+
+
+def show(given: argparse.Namespace, folder: Path) -> int:
+    """Prints the names of the attacks."""
+    from faults.scene import Scene
+
+    for category, number, one in numbered(given, Scene(folder, given.seed, given.long, given.other_python)):
+        print(f"{category} {number}: {one.row}: {one.name}")
+    return 0
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 when every attack hit and every promise held."""
     given = parse(arguments)
-    sys.path.insert(0, str(ROOT))
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as temporary:
-        folder = (given.folder or Path(temporary)).resolve()
+    given.write, given.outcomes = (path and path.resolve() for path in (given.write, given.outcomes))
+    if given.list:
+        return show(given, given.folder or Path("nowhere"))
+    with contextlib.ExitStack() as ends:
+        folder = given.folder
+        if not folder:  # made only then: once it works, the campaign may not remove what lies outside its folder
+            folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)))
+        folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        if given.at_once > 1:
+            from faults import apart
+
+            return report(given, apart.campaigns(arguments, given.only, folder, given.at_once))
         settle(folder)
-        from tests.faults import children
+        from faults import children
 
         children.import_everything()
-        children.stay_inside(folder)
+        children.stay_inside(folder, given.write, given.outcomes)
         return campaign(given, folder)
 
 

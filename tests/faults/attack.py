@@ -1,12 +1,15 @@
 """What an attack is, and how it can end."""
 
+import contextlib
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from tests.faults.children import Result
+from faults.children import Result
 
 ATTEMPTS = 6  # other moments that are tried until an attack hits
+UNDER_WAY = ("placing ", "comparing ")  # how lines begin that say what takes long
 
 
 class Broken(Exception):
@@ -21,6 +24,10 @@ class Impossible(Exception):
     """This machine does not allow the attack, as when no file system can be mounted."""
 
 
+class Absent(Exception):
+    """There is no such attack: its number lies beyond the files that there are. It is not counted."""
+
+
 class Attack(NamedTuple):
     """One attack.
 
@@ -28,7 +35,8 @@ class Attack(NamedTuple):
       row: the row of the table that it counts in.
       promise: what the program promises then, the same in all of a row.
       name: what is attacked, for the line of a failure.
-      act: attacks, with random numbers of its own; returns when the promise held, raises one of the above when not.
+      act: attacks, with random numbers of its own; returns when the promise held, raises one of the above when not. All that it
+        needs is made in here, so that what fails there fails this attack alone.
     """
 
     row: str
@@ -38,7 +46,7 @@ class Attack(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an attack ended: "survived", "failed", "missed" or "impossible", and why."""
+    """How an attack ended: "survived", "failed", "missed", "impossible" or "absent", and why."""
 
     attack: Attack
     number: int
@@ -55,13 +63,22 @@ def make(attack: Attack, category: str, number: int, seed: int) -> Outcome:
             return Outcome(attack, number, "survived")
         except Missed as error:
             why = str(error)
-        except Impossible as error:
-            return Outcome(attack, number, "impossible", str(error))
+        except (Impossible, Absent) as error:
+            return Outcome(attack, number, type(error).__name__.lower(), str(error))
+        except Broken as error:
+            return Outcome(attack, number, "failed", str(error))
         except Exception as error:
-            return Outcome(
-                attack, number, "failed", f"{'' if isinstance(error, Broken) else type(error).__name__ + ': '}{error}"
-            )
+            return Outcome(attack, number, "failed", f"the attack itself: {type(error).__name__}: {str(error)[-800:]}")
     return Outcome(attack, number, "missed", why)
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """What went wrong inside begins with these words: for attacks that find out late what they hit."""
+    try:
+        yield
+    except (Broken, Missed) as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 def require(held: bool, why: str) -> None:
@@ -75,7 +92,23 @@ def require_one_line(result: Result, script: str, *words: str, codes: tuple[int,
     shown = f"code {result.code}, {result.err[-600:]!r}"
     require(result.code in codes, f"not refused: {shown}")
     require(len(result.err.splitlines()) == 1 and result.err.startswith(f"{script}: "), f"not one line: {shown}")
-    require(not words or any(word in result.err for word in words), f"says none of {words}: {shown}")
+    require(not words or any(said(word, result.err) for word in words), f"says none of {words}: {shown}")
+
+
+def told_lines(result: Result) -> list[str]:
+    """Lines on the error stream, without those about what was found damaged and how far a long computation is."""
+    return [line for line in result.err.splitlines() if "is damaged" not in line and not line.startswith(UNDER_WAY)]
+
+
+def said(word: str, text: str) -> bool:
+    """Whether a text has this word, and not only a longer one that holds it."""
+    before, after = (r"(?<![\w.])" if word[:1].isalnum() else ""), (r"(?!\w)" if word[-1:].isalnum() else "")
+    return re.search(f"{before}{re.escape(word)}{after}", text) is not None
+
+
+def require_ended_well(result: Result, what: str = "") -> None:
+    """Exit code 0."""
+    require(result.code == 0, f"{what or 'not taken up'}: code {result.code}, {result.err[-600:]}")
 
 
 def require_no_traceback(result: Result) -> None:

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 
-def training_state():
-    """Shapes of what a checkpoint of the small network holds beside the parameters."""
+def training_state(clip_norm: float = 0.0):
+    """Shapes of what a checkpoint of the small network holds beside the parameters; clipping adds a part to the optimiser."""
     from unetrep_jax import models, training
 
     model = models.build("unet", channels=(4, 8), encoder_depth=1, mid_depth=1, decoder_depth=2, image_channels=1)
     params = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
-    state = jax.eval_shape(lambda p: training.init_state(p, training.adam(lambda step: 0.1)), params)
+    state = jax.eval_shape(lambda p: training.init_state(p, training.adam(lambda step: 0.1, clip_norm)), params)
     return {"step": state.step, "optimizer": state.optimizer}
 
 
@@ -53,6 +53,42 @@ def of_milestone(series: Path, step: int) -> str:
     folder = series / str(step)
     opened = [checkpoints.open_checkpoint(folder, weights=name, say=lambda _: None) for name in checkpoints.WEIGHTS]
     return digest([one.params for one in opened], checkpoints.read_config(folder))
+
+
+def not_finite(run: Path) -> list[str]:
+    """Names of all arrays, of any checkpoint of a run, that hold what is no number."""
+    from unetrep_jax import checkpoints
+
+    bad = []
+    for series in ("last", "best"):
+        for step in checkpoints.steps(run / series):
+            like = training_state(checkpoints.read_config(run / series / str(step))["train"]["clip_norm"])
+            one = checkpoints.restore(run / series, like=like, step=step, say=lambda _: None)
+            bad += unfinished(f"{series}/{step}", {"params": one.params, "averaged": one.averaged, "train": one.train})
+    for step in checkpoints.steps(run / "milestones"):
+        for weights in checkpoints.WEIGHTS:
+            one = or_why_not_finite(run / "milestones" / str(step), weights)
+            bad += [one] if one else []
+    return bad
+
+
+def or_why_not_finite(folder: Path, weights: str) -> str:
+    """The refusal to open parameters that are no numbers; "" where they are."""
+    from unetrep_jax import checkpoints
+    from unetrep_jax.storage import InputError
+
+    try:
+        checkpoints.open_checkpoint(folder, weights=weights, say=lambda _: None)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def unfinished(name: str, tree) -> list[str]:
+    """Names of the leaves that hold NaN or infinity."""
+    leaves = [(path, np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
+    leaves = [(path, leaf) for path, leaf in leaves if not np.issubdtype(leaf.dtype, np.integer)]
+    return [f"{name} {jax.tree_util.keystr(path)}" for path, leaf in leaves if not np.isfinite(leaf).all()]
 
 
 def digest(tree, values) -> str:

@@ -5,8 +5,10 @@ that figures are made and not rendered and that it begins at once. Kills are rea
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import runpy
 import select
 import shutil
@@ -96,6 +98,9 @@ def _outputs() -> list[IO[str]]:
 def _become(function: Callable[[], int], files: Sequence, folder: Path) -> None:
     code = 1
     try:
+        # As for a command that a person starts: a campaign in the background ignores Ctrl-C, and so would its forks.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         for number, file in enumerate(files, 1):
@@ -163,14 +168,35 @@ def on_write(folder: Path, act: Callable[[int], None]) -> None:
     sys.addaudithook(hook)
 
 
-def signal_at_write(position: int, folder: Path, number: int) -> Callable[[], None]:
-    """For `before`: sends the process this signal right before its so manieth file operation below a folder."""
+def signal_at_write(
+    position: int, folder: Path, number: int, note: Callable[[], Any] = lambda: None
+) -> Callable[[], None]:
+    """For `before`: sends the process this signal right before its so manieth file operation below a folder, after a `note`."""
 
     def send(count: int) -> None:
         if count == position:
+            note()
             os.kill(os.getpid(), number)
 
     return lambda: on_write(folder, send)
+
+
+def kill_at_name(event: str, path: str, position: int = 1) -> Callable[[], None]:
+    """For `before`: the process kills itself right before its so manieth operation of this kind on a path that matches."""
+
+    def watch() -> None:
+        left = position
+
+        def hook(happens: str, arguments: tuple) -> None:
+            nonlocal left
+            if happens == event and any(re.search(path, str(value)) for value in arguments):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+
+    return watch
 
 
 def freeze_at(position: int, folder: Path, sign: Path) -> Callable[[], None]:
@@ -186,8 +212,10 @@ def freeze_at(position: int, folder: Path, sign: Path) -> Callable[[], None]:
     return lambda: on_write(folder, wait)
 
 
-def kill_after(seconds: float) -> Callable[[], None]:
-    """For `before`: another process kills this one after so many seconds, wherever it is then."""
+def signal_after(
+    seconds: float, number: int = signal.SIGKILL, note: Callable[[], Any] = lambda: None
+) -> Callable[[], None]:
+    """For `before`: another process sends this one a signal after so many seconds, wherever it is then, and a `note` before."""
 
     def watch() -> None:
         victim = os.pidfd_open(os.getpid())  # a number could be another process by then
@@ -195,14 +223,16 @@ def kill_after(seconds: float) -> Callable[[], None]:
             ended = select.poll()
             ended.register(victim, select.POLLIN)
             if not ended.poll(seconds * 1000):
-                signal.pidfd_send_signal(victim, signal.SIGKILL)
+                note()
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(victim, number)
             os._exit(0)
 
     return watch
 
 
-def stay_inside(folder: Path) -> None:
-    """From now on no Python code of this process, or of its forks, may change a file elsewhere: what slips harms nobody."""
+def stay_inside(folder: Path, *reports: Path | None) -> None:
+    """From now on no Python code of this process, or of its forks, may change a file elsewhere but reports: no slip harms."""
     inside, devices = f"{folder}{os.sep}", (os.devnull, "/dev/tty", "/proc/")
     tempfile.tempdir = str(fresh(folder / "temporary"))
 
@@ -215,30 +245,45 @@ def stay_inside(folder: Path) -> None:
         changed = {"os.rename": arguments[:2], "os.symlink": arguments[1:2]}.get(event, arguments[:1])
         for part in changed:
             path = os.path.abspath(os.fsdecode(part)) if isinstance(part, str | bytes | os.PathLike) else inside
-            if not f"{path}{os.sep}".startswith(inside) and not path.startswith(devices):
+            if not f"{path}{os.sep}".startswith(inside) and not path.startswith(devices) and path not in map(str, reports):
                 raise PermissionError(f"the campaign may not change {path}")
 
     sys.addaudithook(hook)
 
 
 def import_everything() -> None:
-    """What the scripts import, once for all forks; starts no device."""
-    import grain  # noqa: F401
-    import optax  # noqa: F401
-    import tensorboardX  # noqa: F401
+    """What the scripts import, once for all forks; starts no device. What takes seconds elsewhere is done at once here."""
+    import running
 
+    running.import_everything()
     import configs.default  # noqa: F401
-    import unetrep_jax.checkpoints
-    import unetrep_jax.data
     import unetrep_jax.figures
-    import unetrep_jax.stages
-    import unetrep_jax.training
-    from tests import running
+    from unetrep_jax.stages import kept
 
-    unetrep_jax.figures.save = running.save_unrendered
-    unetrep_jax.storage.RowWriter.__init__.__defaults__ = (
-        0.0,
-    )  # rows are recorded at every batch: five seconds are long here
+    unetrep_jax.figures.save = save_by_content
+    unetrep_jax.storage.RowWriter.__init__.__defaults__ = (0.0,)  # rows are recorded at every batch
+    kept.SAVE_SECONDS = 0  # so is the state of a batch that is under way
+
+
+def save_by_content(figure: Any, folder: Path, name: str, formats: Sequence[str] = ("png", "pdf")) -> Path:
+    """In place of `figures.save`: pictures that differ where the numbers or words in a figure do, without rendering them."""
+    import numpy as np
+    from PIL import Image
+
+    digest = hashlib.sha256()
+    for axes in figure.axes:
+        drawn = [line.get_xydata() for line in axes.lines] + [image.get_array() for image in axes.images]
+        drawn += [points.get_offsets() for points in axes.collections]
+        drawn += [patch.get_patch_transform().transform(patch.get_path().vertices) for patch in axes.patches]
+        for values in drawn:
+            digest.update(np.ascontiguousarray(np.ma.getdata(values)).tobytes())
+        digest.update("\n".join([axes.get_title(), *(text.get_text() for text in axes.texts)]).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.frombuffer(digest.digest(), np.uint8).reshape(4, 8)
+    for kind in (*formats, "png"):
+        (folder / f"{name}.{kind}").write_bytes(b"")
+    Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder / f"{name}.png"
 
 
 def remove(path: Path) -> None:

@@ -5,119 +5,97 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.faults import children, same
-from tests.faults.attack import Attack, Missed, require, require_no_traceback
-from tests.faults.preparation import Preparation
-from tests.faults.scene import Scene
+from faults import children, halves, same
+from faults.attack import Absent, Attack, Missed, about, require, require_ended_well, require_no_traceback
+from faults.harms import HARMS, Harm, files_of, pairs
+from faults.preparation import Preparation
+from faults.scene import Scene
 
 TRAINED = "named on the error stream or harmless; the newest checkpoint and the log end up bit for bit as they were"
+ANALYSED = "named, or harmless: the report is bit for bit the same"
 NAMED = "refused, or passed over, by name"
 REMADE = "made again, bit for bit, and named where it was in use"
-
-
-def flip(path: Path, root: Path, chance: random.Random) -> None:
-    """One byte becomes another."""
-    content = bytearray(path.read_bytes())
-    content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
-    path.write_bytes(content)
-
-
-def cut(path: Path, root: Path, chance: random.Random) -> None:
-    """The end is missing."""
-    content = path.read_bytes()
-    path.write_bytes(content[: chance.randrange(len(content))])
-
-
-def empty(path: Path, root: Path, chance: random.Random) -> None:
-    """Nothing is left in it."""
-    path.write_bytes(b"")
-
-
-def delete(path: Path, root: Path, chance: random.Random) -> None:
-    """It is gone."""
-    path.unlink()
-
-
-def exchange(path: Path, root: Path, chance: random.Random) -> None:
-    """It and another file below `root`, of the same name where there is one, change places: another step's, another array's."""
-    content, others = path.read_bytes(), []
-    for other in sorted(root.rglob(f"*{path.suffix}")):
-        if other.is_file() and not other.is_symlink() and other != path and other.read_bytes() != content:
-            others.append(other)
-    alike = [other for other in others if other.name == path.name] or others
-    if not alike:
-        raise Missed(f"nothing to exchange {path.name} with")
-    other = chance.choice(alike)
-    path.write_bytes(other.read_bytes())
-    other.write_bytes(content)
-
-
-HARMS = (flip, cut, empty, delete, exchange)
+FROM_THE_BEGINNING = "the same command ends with bit for bit the same, and nothing else stays"
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
-    """Each file and each harm with --long; else a part of them, spread over all kinds of files."""
-    run, analysis = scene.trained().folder / "run", scene.analysed().folder / "run" / "analysis"
-    trained, cache = files_of(run), keep_cache(scene)
-    milestones = [path for path in trained if path.parts[0] == "milestones"]
-    others = [path for path in trained if path.parts[0] != "milestones"]
-    yield from chosen(scene, "a run's files", TRAINED, run, others, damage_run, 14)
-    yield from chosen(scene, "milestones", NAMED, run, milestones, damage_milestone, 5)
-    yield from chosen(scene, "an analysis's files", REMADE, analysis, files_of(analysis), damage_analysis, 14)
-    yield from chosen(scene, "a cache of decoded images", REMADE, cache, files_of(cache), damage_cache, 10)
+    """A part of the files, of every kind; with --long all of them."""
+    yield from one_by_one(scene, "a run's files, trained on", TRAINED, trained_files, damage_run, 10, 400)
+    yield from one_by_one(scene, "a run's files, analysed", ANALYSED, analysed_run_files, damage_analysed_run, 6, 200)
+    log = Path("metrics.jsonl")
+    act = lambda chance: damage_analysed_run(scene, log, another_digit, chance)  # noqa: E731
+    yield Attack("a run's files, analysed", ANALYSED, "another digit in metrics.jsonl", act)
+    for harm in HARMS:
+        name = f"{harm.__name__} files of milestones"
+        yield Attack("milestones", NAMED, name, lambda chance, harm=harm: damage_milestones(scene, harm, chance))
+    yield from one_by_one(scene, "an analysis's files", REMADE, analysis_files, damage_analysis, 12, 400)
+    yield from one_by_one(scene, "a cache of decoded images", REMADE, cache_files, damage_cache, 8, 25)
+    for what, act in (("an analysis", halves.damage_half_analysis), ("decoded images", halves.damage_half_cache)):
+        for number in range(scene.many(3, 40)):
+            name = f"file {number} of what a kill left of {what}"
+            yield Attack(f"{what}, half-made", FROM_THE_BEGINNING, name, lambda chance, act=act: act(scene, chance))
     for harm in HARMS[:4]:
         name = f"{harm.__name__} train.npy"
         yield Attack("images in memory maps", NAMED, name, lambda chance, harm=harm: damage_images(scene, harm, chance))
 
 
-def chosen(
-    scene: Scene, row: str, promise: str, root: Path, files: list[Path], act: Callable, count: int
+def another_digit(path: Path, root: Path, chance: random.Random) -> None:
+    """The first loss in a log is another number: every line can be read as before."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b'"loss": ') + len(b'"loss": ')
+    content[place] = ord("1") if content[place] != ord("1") else ord("2")
+    path.write_bytes(content)
+
+
+def one_by_one(
+    scene: Scene, row: str, promise: str, found: Callable[[Scene], list], act: Callable, short: int, long: int
 ) -> Iterator[Attack]:
-    """All pairs of a file and a harm that can hit it, or so many of them."""
-    of_content = (flip, cut, empty)  # which an empty file has not
-    pairs = [(path, harm) for path in files for harm in HARMS if harm not in of_content or (root / path).stat().st_size]
-    pairs = [(path, harm) for path, harm in pairs if harm is not exchange or has_another(root, path, files)]
-    if not scene.long:
-        pairs = random.Random(f"{scene.seed} {row}").sample(pairs, min(count, len(pairs)))
-    for path, harm in pairs:
-        name = f"{harm.__name__} {path}"
-        yield Attack(row, promise, name, lambda chance, path=path, harm=harm: act(scene, path, harm, chance))
+    """Attacks on the first so many pairs of a file and a harm, which are looked for when the first of them is made."""
+    for number in range(scene.many(short, long)):
+
+        def damage(chance: random.Random, number: int = number) -> None:
+            chosen = found(scene)
+            if number >= len(chosen):
+                raise Absent("all files have been damaged")
+            path, harm = chosen[number]
+            with about(f"{harm.__name__} {path}"):
+                act(scene, path, harm, chance)
+
+        yield Attack(row, promise, f"file {number}", damage)
 
 
-def has_another(root: Path, path: Path, files: list[Path]) -> bool:
-    """Whether there is a file of the same kind and with another content."""
-    alike = [other for other in files if other.suffix == path.suffix and other != path]
-    return any((root / other).read_bytes() != (root / path).read_bytes() for other in alike)
+def trained_files(scene: Scene) -> list[tuple[Path, Harm]]:
+    """What training goes on from."""
+    found = pairs(scene.trained().folder / "run", f"{scene.seed} run")
+    return [(path, harm) for path, harm in found if path.parts[0] != "milestones"]
 
 
-def files_of(folder: Path) -> list[Path]:
-    """Paths, below a folder, of all its files but locks, which are empty, and names of figures that an earlier report drew."""
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [path for path in found if not path.name.endswith(".lock") and path.name != ".figures.json"]
+def analysed_run_files(scene: Scene) -> list[tuple[Path, Harm]]:
+    """What an analysis reads of a run: its newest best checkpoint and its log."""
+    best = same.newest(scene.trained().folder / "run" / "best")
+    found = pairs(scene.trained().folder / "run", f"{scene.seed} analysed run")
+    return [(path, harm) for path, harm in found if path.parts[:2] == ("best", best) or len(path.parts) == 1]
 
 
-def keep_cache(scene: Scene) -> Path:
-    """A cache of decoded images, beside the arena."""
+def analysis_files(scene: Scene) -> list[tuple[Path, Harm]]:
+    """What an analysis left."""
+    return pairs(scene.analysed().folder / "run" / "analysis", f"{scene.seed} analysis")
+
+
+def cache_files(scene: Scene) -> list[tuple[Path, Harm]]:
+    """A cache of decoded images."""
     Preparation(scene).reference()
-    kept = scene.folder / "references" / "cache"
-    children.remove(kept)
-    return Path(shutil.copytree(scene.arena, kept))
-
-
-def user_of(folder: str) -> str:
-    """The stage that keeps something in this folder, which is read only when that is made; for another folder, no stage's name."""
-    from unetrep_jax.stages.running import STAGES
-
-    return next((name for name, stage in STAGES.items() if folder in stage.keeps), "no stage")
+    return pairs(scene.arena, f"{scene.seed} cache")
 
 
 def named(result: children.Result, path: Path) -> bool:
-    """Whether a message names the file, or the checkpoint or stage that it belongs to."""
+    """Whether a message names the file, or the checkpoint that it belongs to."""
     folder = "/".join(path.parts[:2]) if path.parts[0] in ("last", "best", "milestones") else path.parts[0]
-    return folder in result.err or str(path) in result.err
+    told = result.err + result.out
+    return f"/{folder}" in told or str(path) in told
 
 
-def damage_run(scene: Scene, path: Path, harm: Callable, chance: random.Random) -> None:
+def damage_run(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> None:
     """Then the same command again: of a finished run, whose newest checkpoint it must come back to."""
     reference = scene.trained()
     scene.lay(reference)
@@ -127,81 +105,134 @@ def damage_run(scene: Scene, path: Path, harm: Callable, chance: random.Random) 
     if path.name == "config.json" and result.code == 2:  # a setting that now reads as another one
         require(len(result.err.splitlines()) == 1 and "other settings" in result.err, result.err[-600:])
         return
-    require(result.code == 0, f"not taken up: code {result.code}, {result.err[-600:]}")
+    require_ended_well(result)
     content = same.run_content(scene.run)
     newest = {name: content.get(name) for name in reference.content if name in ("metrics.jsonl", "last/40")}
     expected = {name: reference.content[name] for name in newest}
     if content != reference.content:
-        require(
-            named(result, path), f"changed in silence: {same.difference(content, reference.content)}; {result.err!r}"
-        )
+        told = result._replace(out="")
+        require(named(told, path), f"changed in silence: {same.difference(content, reference.content)}; {result.err!r}")
     if path.name == "metrics.jsonl":  # what was lost of it is lost, and said
         newest.pop("metrics.jsonl"), expected.pop("metrics.jsonl")
     same.require_same(newest, expected, "the end of the run")
 
 
-def damage_milestone(scene: Scene, path: Path, harm: Callable, chance: random.Random) -> None:
-    """A milestone is opened by an analysis."""
-    scene.lay(scene.trained())
+def damage_analysed_run(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> None:
+    """Then it is analysed."""
+    reference = scene.described()
+    scene.lay_trained()
     harm(scene.run / path, scene.run, chance)
-    milestone = scene.run / Path(*path.parts[:2])
-
-    def opened() -> str:
-        from tests.faults import checkpoint_content
-        from unetrep_jax import checkpoints
-        from unetrep_jax.storage import InputError
-
-        try:
-            return checkpoint_content.digest(checkpoints.open_checkpoint(milestone, say=lambda _: None).params, "")
-        except InputError as error:
-            return f"refused: {error}"
-
-    found = children.call(opened)
-    if found.startswith("refused: "):
-        require(str(milestone) in found, f"without its name: {found}")
+    result = scene.do(scene.describing())
+    require_no_traceback(result)
+    if result.code == 2:
+        require(len(result.err.splitlines()) == 1 and named(result, path), f"refused without its name: {result.err[-600:]}")
         return
-    scene.lay(scene.trained())
-    require(found == children.call(opened), "opened, with other parameters")
+    require_ended_well(result)
+    if (content := same.analysis_content(scene.run)) != reference.content:
+        what = f"another report in silence: {same.difference(content, reference.content)}; {result.err[-600:]!r}"
+        require(named(result, path) and "damaged" in result.err + result.out, what)
 
 
-def damage_analysis(scene: Scene, path: Path, harm: Callable, chance: random.Random) -> None:
-    """Then the same command again, which makes what was damaged anew."""
+def damage_milestones(scene: Scene, harm: Harm, chance: random.Random) -> None:
+    """Milestones are opened by an analysis: each file is damaged and mended again, in one process."""
+    scene.lay_trained()
+    folder = scene.run / "milestones"
+    chosen = [path for path in files_of(folder) if (folder / path).stat().st_size]
+    if not scene.long:
+        chosen = chance.sample(chosen, min(8, len(chosen)))
+
+    def opened_damaged() -> dict[str, list[str]]:
+        found = {}
+        for path in chosen:
+            whole = {other: (folder / other).read_bytes() for other in files_of(folder)}
+            right = opened(folder / path.parts[0])
+            try:
+                harm(folder / path, folder, chance)
+            except Missed:
+                continue
+            found[str(path)] = [right, opened(folder / path.parts[0])]
+            for other, content in whole.items():
+                (folder / other).write_bytes(content)
+        return found
+
+    found = children.call(opened_damaged)
+    if not found:
+        raise Missed("no file can be so damaged")
+    for path, (right, after) in found.items():
+        milestone = str(folder / Path(path).parts[0])
+        refused = after.startswith("refused: ") and milestone in after
+        what = after if after.startswith(("refused: ", "raised ")) else "opened, with other parameters"
+        require(after == right or refused, f"{path}: {what}")
+
+
+def opened(milestone: Path) -> str:
+    """The parameters of a milestone, or why it is refused."""
+    from faults import checkpoint_content
+    from unetrep_jax import checkpoints
+    from unetrep_jax.storage import InputError
+
+    try:
+        return checkpoint_content.digest(checkpoints.open_checkpoint(milestone, say=lambda _: None).params, "")
+    except InputError as error:
+        return f"refused: {error}"
+    except Exception as error:  # a traceback, had it been a command
+        return f"raised {type(error).__name__}: {error}"
+
+
+def user_of(folder: str) -> str:
+    """The stage that keeps something in this folder, which is read only when that is made; for another folder, no stage's name."""
+    from unetrep_jax.stages.running import STAGES
+
+    return next((name for name, stage in STAGES.items() if folder in stage.keeps), "no stage")
+
+
+def damage_analysis(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> None:
+    """Then the same command again, which makes what was damaged anew; a message names it where it is compared with its checksum."""
     reference = scene.analysed()
     scene.lay(reference)
-    harm(scene.run / "analysis" / path, scene.run / "analysis", chance)
-    changed = same.analysis_content(scene.run) != reference.content
-    if not changed:
+    analysis = scene.run / "analysis"
+    sealed = sealed_in(analysis, path)
+    harm(analysis / path, analysis, chance)
+    if same.analysis_content(scene.run) == reference.content:
         raise Missed("nothing changed")
-    children.remove(scene.run / "analysis" / user_of(path.parts[0]))
+    children.remove(analysis / user_of(path.parts[0]))
     result = scene.do(scene.analysis())
     require_no_traceback(result)
-    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+    require_ended_well(result)
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
+    require(not sealed or f"{sealed} is damaged" in result.err, f"made again in silence: {result.err!r}")
 
 
-def damage_cache(scene: Scene, path: Path, harm: Callable, chance: random.Random) -> None:
+def sealed_in(analysis: Path, path: Path) -> Path | None:
+    """The folder whose checksums have this file; none for a file without, and for the checksums themselves."""
+    from unetrep_jax import storage
+
+    for folder in (analysis / path).parents:
+        if folder != analysis and analysis in folder.parents and (folder / storage.COMPLETE).exists():
+            checksums = storage.read_json(folder / storage.COMPLETE)["sha256"]
+            return folder if str((analysis / path).relative_to(folder)) in checksums else None
+    return None
+
+
+def damage_cache(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> None:
     """Then the images are opened again."""
     preparation = Preparation(scene)
     reference = preparation.reference()
     harm(scene.arena / path, scene.arena, chance)
     again = preparation.start().wait()
-    require(again.code == 0, f"code {again.code}: {again.err[-600:]}")
+    require_ended_well(again)
     same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")
-    require(
-        harm is exchange or path.name == "complete.json" or path.parts[0] in again.err,
-        f"made again in silence: {again.err!r}",
-    )
+    told = harm.__name__ == "exchange" or path.name == "complete.json" or path.parts[0] in again.err
+    require(told, f"made again in silence: {again.err!r}")
 
 
-def damage_images(scene: Scene, harm: Callable, chance: random.Random) -> None:
+def damage_images(scene: Scene, harm: Harm, chance: random.Random) -> None:
     """A run's own array of training images changes between two commands."""
-    scene.lay(scene.trained())
+    scene.lay_trained()
     images = Path(shutil.copy(scene.place.folder / "train.npy", scene.arena / "train.npy"))
     harm(images, scene.arena, chance)
     result = scene.do(scene.training(data__train_path=images))
     require_no_traceback(result)
     lines = result.err.splitlines()
-    require(
-        result.code == 2 and len(lines) == 1 and "train" in result.err,
-        f"not refused: code {result.code}, {result.err[-600:]}",
-    )
+    refused = result.code == 2 and len(lines) == 1 and "train" in result.err
+    require(refused, f"not refused: code {result.code}, {result.err[-600:]}")

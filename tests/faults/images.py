@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.faults import children, pictures
-from tests.faults.attack import Attack, require
-from tests.faults.preparation import Preparation
-from tests.faults.scene import Scene
+from faults import children, pictures
+from faults.attack import Attack, require
+from faults.preparation import Preparation
+from faults.scene import Scene
 
 FATE = "read as its pixels say, or refused by name with a reason; never anything else"
 COUNTED = "each file is read, or named among those left out; the message says how many"
@@ -33,24 +33,30 @@ def attacks(scene: Scene) -> Iterator[Attack]:
 
 
 def one_file(scene: Scene, make, chance: random.Random) -> None:
-    """Read in this very process: whatever it raises but the refusal fails the attack."""
-    from unetrep_jax.data.image_set import Unreadable
-    from unetrep_jax.data.pixels import decode_file
-
+    """Read in a fork: a file that takes all memory, or ends the process, fails this attack alone."""
     made = make(chance)
     path = scene.clear() / made.name
     path.write_bytes(made.content)
-    try:
-        decoded = decode_file(path, image_size=pictures.SIZE, image_channels=1)
-    except Unreadable as error:
-        require(made.fate != "kept", f"refused: {error}")
-        require(len(str(error)) > 5 and len(str(error).splitlines()) == 1, f"not one line: {str(error)!r}")
+
+    def read() -> list:
+        from unetrep_jax.data.image_set import Unreadable
+        from unetrep_jax.data.pixels import decode_file
+
+        try:
+            pixels = decode_file(path, image_size=pictures.SIZE, image_channels=1).pixels
+        except Unreadable as error:
+            return [str(error)]
+        return ["", str(pixels.dtype), list(pixels.shape), pixels.tolist()]
+
+    refused, *found = children.call(read)
+    if not found:
+        require(made.fate != "kept", f"refused: {refused}")
+        require(len(refused) > 5 and len(refused.splitlines()) == 1, f"not one line: {refused!r}")
         return
     require(made.fate != "refused", "read")
-    right = decoded.pixels.shape == (pictures.SIZE, pictures.SIZE, 1) and decoded.pixels.dtype == np.uint8
-    require(right, f"read as {decoded.pixels.dtype} {decoded.pixels.shape}")
+    require(found[:2] == ["uint8", [pictures.SIZE, pictures.SIZE, 1]], f"read as {found[:2]}")
     if made.pixels is not None:
-        require(np.array_equal(decoded.pixels[..., 0], made.pixels), "read with other pixels")
+        require(np.array_equal(np.array(found[2])[..., 0], made.pixels), f"{path.name}: read with other pixels")
 
 
 def many_files(scene: Scene, chance: random.Random) -> None:

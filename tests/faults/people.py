@@ -1,6 +1,5 @@
 """People: random edits of settings, names and command lines. Most run in forks, some as the commands that a person types."""
 
-import ast
 import json
 import random
 import signal
@@ -8,21 +7,22 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.faults import children, edits
-from tests.faults.attack import Attack, require, require_no_traceback
-from tests.faults.scene import SHORT, Scene
+from faults import children, edits, naming
+from faults.attack import Attack, require, require_no_traceback
+from faults.scene import SHORT, Scene
 
 ANSWERED = "it runs with the value as typed, or is refused with one line that names it; no traceback, no other value in silence"
 ENOUGH = 60.0  # seconds after which a command that still runs counts as running, and is asked to stop
 DIVERGED = "training diverged at"
+OF_MACHINES = ("not enough memory", "No space left")  # sizes beyond any machine's: no line can know the setting
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
     """Edits of either command."""
     for number in range(scene.many(40, 700)):
-        yield Attack("train.py, edited", ANSWERED, f"edit {number}", lambda chance: train(scene, chance))
+        yield Attack("train.py, edited", ANSWERED, f"edit {number}", lambda chance: edit(scene, chance, "train.py"))
     for number in range(scene.many(20, 300)):
-        yield Attack("analyze.py, edited", ANSWERED, f"edit {number}", lambda chance: analyse(scene, chance))
+        yield Attack("analyze.py, edited", ANSWERED, f"edit {number}", lambda chance: edit(scene, chance, "analyze.py"))
     for number in range(scene.many(3, 30)):
         yield Attack("edited, as a person types it", ANSWERED, f"command {number}", lambda chance: typed(scene, chance))
 
@@ -31,9 +31,8 @@ def settings_of(prefixes: tuple[str, ...]) -> dict[str, Any]:
     """Settings of the default configuration whose names begin so."""
     import configs
 
-    return {
-        key: value for key, value in configs.flatten(configs.load("configs/default.py")) if key.startswith(prefixes)
-    }
+    default = configs.flatten(configs.load(str(children.ROOT / "configs/default.py")))
+    return {key: value for key, value in default if key.startswith(prefixes)}
 
 
 def edited(scene: Scene, chance: random.Random, script: str) -> tuple[list[str], list[str]]:
@@ -42,26 +41,18 @@ def edited(scene: Scene, chance: random.Random, script: str) -> tuple[list[str],
         scene.clear()
         base, prefixes = scene.training(**SHORT), ("",)
     else:
-        scene.lay(scene.trained())
-        base, prefixes = (
-            scene.place.analysis(scene.run, "--only", "architecture", "sparsity"),
-            ("analysis.", "data.", "devices."),
-        )
+        scene.lay_trained()
+        base = scene.place.analysis(scene.run, "--only", "architecture", "sparsity")
+        prefixes = ("analysis.", "data.", "devices.")
     # Several machines are another category; a fork that starts thousands of threads would stop this one.
     settings = {key: value for key, value in settings_of(prefixes).items() if not key.startswith("devices.")}
     extra = [argument for _ in range(chance.choice([1, 1, 1, 2, 3])) for argument in edits.edit(settings, chance)]
     return [*base, *extra], extra
 
 
-def train(scene: Scene, chance: random.Random) -> None:
-    """One step of training, or a refusal."""
-    command, extra = edited(scene, chance, "train.py")
-    judge(scene, command, extra, until_enough(scene.start(command)))
-
-
-def analyse(scene: Scene, chance: random.Random) -> None:
-    """An analysis of one small stage, or a refusal."""
-    command, extra = edited(scene, chance, "analyze.py")
+def edit(scene: Scene, chance: random.Random, script: str) -> None:
+    """One step of training or an analysis of one small stage, or a refusal."""
+    command, extra = edited(scene, chance, script)
     judge(scene, command, extra, until_enough(scene.start(command)))
 
 
@@ -93,8 +84,9 @@ def judge(scene: Scene, command: list[str], extra: list[str], result: children.R
     require_no_traceback(result)
     require(result.code in (0, 1, 2), shown)
     if result.code == 0:
-        if command[0] == "train.py":
-            require_as_typed(json.loads((scene.run / "config.json").read_text()), extra)
+        recorded = scene.run / ("config.json" if command[0] == "train.py" else "analysis/summary.json")
+        if recorded.exists():  # otherwise it was still at work when it was asked to stop
+            require_as_typed(json.loads(recorded.read_text()), extra, command[0])
         return
     last = result.err.splitlines()[-1] if result.err else ""
     require(last.startswith(f"{command[0]}: ") and len(last) > 30, f"no line that says why: {shown}")
@@ -102,33 +94,22 @@ def judge(scene: Scene, command: list[str], extra: list[str], result: children.R
         require(DIVERGED in last, shown)
         return
     require(len(result.err.splitlines()) <= 3, f"more than a line: {shown}")
-    words = [
-        part for argument in extra for part in (argument.partition("=")[0].removeprefix("--config."), argument[:20])
-    ]
-    words += [word.rpartition(".")[2] for word in words if "." in word] + [word.partition("_")[0] for word in words]
-    words += [value[:20] for argument in extra if len(value := argument.partition("=")[2]) > 2]
-    words += ["argument", "not enough memory"]  # of the command line; of sizes beyond any machine's
-    require(any(word and word in last for word in words), f"names none of {words[:6]}: {shown}")
+    line = last.removeprefix(f"{command[0]}: ")
+    named = any(naming.names(line, argument) for argument in extra)
+    require(named or any(words in line for words in OF_MACHINES), f"names none of the edits: {shown}")
 
 
-def require_as_typed(config: dict[str, Any], extra: list[str]) -> None:
-    """The run's configuration holds what was typed: the last of equal names counts."""
-    given = dict(
-        argument.removeprefix("--config.").partition("=")[::2] for argument in extra if argument.startswith("--config.")
-    )
-    for key, text in given.items():
-        value = config
-        for part in key.split("."):
-            value = value[part]
-        require(value in readings(text, value), f"{key} was given as {text!r:.80} and is {value!r}")
-
-
-def readings(text: str, value: Any) -> list[Any]:
-    """What a text may mean for a setting of this kind."""
-    try:
-        read = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        read = text
-    if isinstance(value, str):
-        return [text, read] if isinstance(read, str) else [text]
-    return [list(read) if isinstance(read, tuple) else read]
+def require_as_typed(recorded: dict[str, Any], extra: list[str], script: str) -> None:
+    """What the command recorded holds what was typed: the last of equal names counts."""
+    settings = [argument.removeprefix("--config.") for argument in extra if argument.startswith("--config.")]
+    for key, text in dict(setting.partition("=")[::2] for setting in settings).items():
+        if script == "train.py":
+            value = recorded
+            for part in key.split("."):
+                value = value[part]
+            require(value in naming.readings(text, value), f"{key} was given as {text!r:.80} and is {value!r}")
+        elif key in naming.TOLD:
+            name, form = naming.TOLD[key]
+            told = str(recorded["facts"][name])
+            expected = [form(value) for value in naming.readings(text, 0) if not isinstance(value, str)]
+            require(any(words in told for words in expected), f"{key} was given as {text!r:.80}; {name} is {told!r}")

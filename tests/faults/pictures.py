@@ -49,10 +49,13 @@ def grey(chance: random.Random) -> tuple[Image.Image, np.ndarray]:
 
 
 def truncated(chance: random.Random) -> Made:
-    """The end of a file is missing."""
+    """The end of a file is missing: refused, or read as the whole file is, where the end is of no matter."""
+    from unetrep_jax.data.pixels import decode_file
+
     kind = chance.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
     content = encoded(Image.fromarray(noise(chance, 40, 40, 3)), kind)
-    return Made(f"x.{kind.lower()}", content[: chance.randrange(len(content))], "either")
+    whole = decode_file(io.BytesIO(content), image_size=SIZE, image_channels=1).pixels[..., 0]
+    return Made(f"x.{kind.lower()}", content[: chance.randrange(len(content))], "either", whole)
 
 
 def wrong_ending(chance: random.Random) -> Made:

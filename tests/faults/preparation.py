@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.faults import children, same
-from tests.faults.scene import LONG_AGO, Reference, Scene
+from faults import children, same
+from faults.scene import LONG_AGO, Reference, Scene
 
 PICTURES, SIZE = 96, 12
 

@@ -4,17 +4,30 @@ import json
 import random
 import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from tests import running
-from tests.faults.attack import Attack, Missed, require, require_no_traceback
-from tests.faults.numbers import CLOSE, require_close
-from tests.faults.scene import Scene
+import running
+
+from faults.attack import Attack, Broken, Missed, require, require_no_traceback
+from faults.numbers import CLOSE, require_close
+from faults.scene import Scene
 
 LOST = "the other ends within a minute and says that a process was lost; the run goes on, on one or two processes"
 MINUTE = 60.0
 MESSAGES = ("another process of this run was lost", "another task died")  # ours, and that of JAX's own service
 ENDLESS = {"log__every": 1, "evaluate__every": 10**9, "checkpoint__every": 5, "train__epochs": 100_000}
+
+# Which process is lost, and right before which operation on a file.
+MOMENTS = {
+    "of the first, as it opens the log": (0, ("open", r"run/metrics\.jsonl$")),
+    "of the first, as it makes a checkpoint": (0, ("os.mkdir", r"last/\.10\.writing")),
+    "of the first, as a checkpoint gets its name": (0, ("os.rename", r"last/10$")),
+    "of the second, as it opens the images": (1, ("open", r"train\.npy$")),
+    "of the second, as it reads the checkpoints": (1, ("os.scandir", r"run/last$")),
+}
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
@@ -23,23 +36,22 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     for number in range(scene.many(1, 5)):
         for lost in (0, 1):
             for how in ("SIGKILL", "SIGSTOP") if scene.long else ("SIGKILL",):
-                name = f"{how} of process {lost}, {number}"
-                yield Attack(
-                    "a process lost",
-                    LOST,
-                    name,
-                    lambda chance, lost=lost, how=how: lose(scene, lost, getattr(signal, how), chance),
-                )
+                act = lambda chance, lost=lost, how=how: lose(scene, lost, getattr(signal, how), chance)  # noqa: E731
+                yield Attack("a process lost between steps", LOST, f"{how} of process {lost}, {number}", act)
+    for name, (lost, moment) in MOMENTS.items():
+        for how in ("SIGKILL", "SIGSTOP") if scene.long else ("SIGKILL",):
+            act = lambda chance, lost=lost, moment=moment, how=how: lose_at(scene, lost, moment, how, chance)  # noqa: E731
+            yield Attack("a process lost at a moment", LOST, f"{how} {name}", act)
 
 
-def start_two(scene: Scene, **changed: object) -> list[running.Process]:
-    """Two new processes that make one run, of one device each."""
+def start_two(scene: Scene, moments: tuple = ((), ()), learn: bool = False, **changed: object) -> list[running.Process]:
+    """Two new processes that make one run, of one device each; only what nothing ends adds to the compiled programs (`learn`)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": address}
     commands = [scene.training(**changed, devices__processes=2, devices__process=index) for index in range(2)]
-    return [scene.place.start(command, learn=True) for command in commands]
+    return [scene.place.start(command, at, learn=learn) for command, at in zip(commands, moments, strict=True)]
 
 
 def lose(scene: Scene, lost: int, number: int, chance: random.Random) -> None:
@@ -47,31 +59,73 @@ def lose(scene: Scene, lost: int, number: int, chance: random.Random) -> None:
     scene.clear()
     processes = start_two(scene, **ENDLESS)
     log, lines = scene.run / "metrics.jsonl", chance.randint(6, 60)
-    try:
+
+    def lose_it() -> None:
         processes[0].wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= lines)
         if any(process.popen.poll() is not None for process in processes):
             raise Missed("a process had ended")
         processes[lost].popen.send_signal(number)
+
+    survive(scene, processes, lost, lose_it)
+    go_on(scene, len(log.read_bytes().splitlines()), alone=chance.random() < 0.5)
+
+
+def lose_at(scene: Scene, lost: int, moment: tuple[str, str], how: str, chance: random.Random) -> None:
+    """Right before an operation on a file."""
+    scene.clear()
+    at = [(), ()]
+    at[lost] = (running.Moment(getattr(signal, how), *moment),)
+    processes = start_two(scene, tuple(at), **ENDLESS)
+
+    def wait_for_it() -> None:
+        give_up = time.monotonic() + running.PATIENCE
+        while not has_stopped(processes[lost].popen.pid):
+            if time.monotonic() > give_up or processes[1 - lost].popen.poll() is not None:
+                raise Missed("the moment never came")
+            time.sleep(0.01)
+
+    survive(scene, processes, lost, wait_for_it)
+    log = scene.run / "metrics.jsonl"
+    go_on(scene, len(log.read_bytes().splitlines()) if log.exists() else 0, alone=chance.random() < 0.5)
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether a process stands still or has ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return True
+    return state in "TZX"
+
+
+def survive(scene: Scene, processes: list[running.Process], lost: int, lose_it: Callable[[], None]) -> None:
+    """The other process ends in time, and says why."""
+    try:
+        lose_it()
         result = processes[1 - lost].wait(MINUTE)
+    except subprocess.TimeoutExpired as error:
+        raise Broken(f"after {MINUTE:.0f} s the other still runs") from error
     finally:
         for process in processes:
             process.popen.kill()
-    require(result.code != 0, f"ended as if nothing had been: {result.out[-300:]}")
+            process.popen.wait()
+    # Its own code for a lost process; JAX's own service may be the first to notice that its first process is gone, and aborts.
+    require(result.code in (3, -signal.SIGABRT), f"code {result.code}: {result.err[-600:]}")
     require_no_traceback(result)
     require(any(message in result.err for message in MESSAGES), f"no message: {result.err[-600:]}")
-    go_on(scene, len(log.read_bytes().splitlines()), alone=chance.random() < 0.5)
 
 
 def go_on(scene: Scene, lines: int, alone: bool) -> None:
     """To a little beyond the step where the process was lost."""
+    saved = any((scene.run / "last").glob("[0-9]*/manifest.json"))
     changed = ENDLESS | {"train__epochs": lines // running.PER_EPOCH + 2}
     if alone:
         results = [scene.do(scene.training(devices__cpu_devices=2, **changed))]
     else:
-        results = [process.wait() for process in start_two(scene, **changed)]
+        results = [process.wait() for process in start_two(scene, learn=True, **changed)]
     for result in results:
         require(result.code == 0, f"not taken up: code {result.code}, {result.err[-600:]}")
-    require(f"resumed {scene.run} at step" in results[0].out, f"begun anew: {results[0].out[:300]}")
+    require(not saved or f"resumed {scene.run} at step" in results[0].out, f"begun anew: {results[0].out[:300]}")
     steps = [json.loads(line)["step"] for line in (scene.run / "metrics.jsonl").read_text().splitlines()]
     require(
         steps == sorted(steps) and len(set(steps)) >= changed["train__epochs"] * running.PER_EPOCH,
@@ -88,7 +142,7 @@ def same_numbers(scene: Scene) -> None:
         results = (
             [scene.do(scene.training(devices__cpu_devices=1, **changed))]
             if alone
-            else [process.wait() for process in start_two(scene, **changed)]
+            else [process.wait() for process in start_two(scene, learn=True, **changed)]
         )
         for result in results:
             require(result.code == 0, f"code {result.code}: {result.err[-600:]}")

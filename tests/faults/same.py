@@ -8,15 +8,15 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.faults import children
-from tests.faults.attack import Broken
+from faults import children
+from faults.attack import Broken
 
 LASTING = (".lock", ".figures.json")  # hidden files that belong there
 
 
 def run_content(run: Path) -> dict[str, str]:
     """Names and checksums of all that a training run left."""
-    from tests.faults import checkpoint_content
+    from faults import checkpoint_content
 
     found = {"metrics.jsonl": _sha256((run / "metrics.jsonl").read_bytes())}
     return found | children.call(lambda: checkpoint_content.of_run(run))
@@ -33,6 +33,11 @@ def folder_content(folder: Path) -> dict[str, str]:
     """Names and checksums of all files below a folder, but for locks."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".lock"))
     return {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in files}
+
+
+def newest(series: Path) -> str:
+    """The name of the newest checkpoint of a series."""
+    return max((path.name for path in series.iterdir() if path.name.isdecimal()), key=int)
 
 
 def _sha256(content: bytes) -> str:

@@ -1,20 +1,38 @@
-"""Where attacks happen: one arena that is laid out anew for each, and what undisturbed commands left in it, for comparison."""
+"""Where attacks happen: one arena that is laid out anew for each, and what undisturbed commands left in it, for comparison.
 
+References are made when an attack first asks for them, and kept. One that cannot be made fails the attacks that need it, and no
+others.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests import running
-from tests.faults import children, same
-from tests.faults.attack import Broken
+import running
 
-STAGES = ("samples", "reconstructions", "clusters", "explorer")  # and what these need
+from faults import children, same
+from faults.attack import Broken
+
+STAGES = ("samples", "reconstructions", "clusters", "explorer")  # and what these need; all stages with --long
 LONG_AGO = (10**9, 10**9)  # arrays are known by their sizes and times, so these are always the same
 SHORT = {"train__epochs": 0.125, "evaluate__images": 2, "evaluate__levels": 2, "checkpoint__milestones": 0}  # one step
+LIBRARIES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "scikit-learn", "pillow", "matplotlib")
+
+
+@functools.cache
+def made_by() -> str:
+    """Names the program, what makes references here, and the libraries: what an older version left is not compared with."""
+    files = [children.ROOT / "train.py", children.ROOT / "analyze.py", Path(running.__file__)]
+    files += [Path(__file__).with_name(f"{name}.py") for name in ("scene", "same", "children", "checkpoint_content")]
+    files += [path for folder in ("unetrep_jax", "configs") for path in (children.ROOT / folder).rglob("*.py")]
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files)))
+    return f"{content.hexdigest()} {[importlib.metadata.version(name) for name in LIBRARIES]}"
 
 
 class Reference(NamedTuple):
@@ -43,13 +61,28 @@ class Scene:
     """
 
     def __init__(self, folder: Path, seed: int, long: bool, other_python: Path | None):
-        """Makes the arrays to train on."""
+        """Makes nothing yet."""
         self.folder, self.seed, self.long, self.other_python = folder, seed, long, other_python
         self.arena, self.run = folder / "arena", folder / "arena" / "run"
-        (folder / "place").mkdir(exist_ok=True)
-        self.place = running.Place(folder / "place")
-        for path in (folder / "place").glob("*.npy"):
+        self._references: dict[str, Reference | Exception] = {}
+
+    @functools.cached_property
+    def place(self) -> running.Place:
+        """Commands, and the arrays to train on."""
+        (self.folder / "place").mkdir(exist_ok=True)
+        place = running.Place(self.folder / "place")
+        for path in (self.folder / "place").glob("*.npy"):
             os.utime(path, LONG_AGO)
+        return place
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What an analysis makes here."""
+        if not self.long:
+            return STAGES
+        from analyze import STAGES as ALL
+
+        return tuple(ALL)
 
     def many(self, short: int, long: int) -> int:
         """How many attacks of a kind."""
@@ -74,7 +107,7 @@ class Scene:
     def analysis(self, *arguments: object, **changed: object) -> list[str]:
         """The command that analyses the run in the arena: always with the same stages, so that its report is the same."""
         labels = {"data__validation_labels": self.place.folder / "labels.npy"}
-        return self.place.analysis(self.run, "--only", *STAGES, *arguments, **labels | changed)
+        return self.place.analysis(self.run, "--only", *self.stages, *arguments, **labels | changed)
 
     def start(self, command: list[str], before: Callable[[], Any] = lambda: None) -> children.Child:
         """Starts a command in the arena."""
@@ -84,62 +117,93 @@ class Scene:
         """Runs a command in the arena to its end."""
         return self.start(command, before).wait()
 
-    def trained(self) -> Reference:
-        """A run that nothing disturbed."""
-        return self._reference("trained", self.training(), self.clear, lambda: same.run_content(self.run))
+    def trained(self, **changed: object) -> Reference:
+        """A run that nothing disturbed; with other settings than usual, one with these."""
+        name = " ".join(["trained", *(f"{key}={value}" for key, value in changed.items())])
+        return self.reference(name, self.training(**changed), self.clear, lambda: same.run_content(self.run))
 
     def analysed(self) -> Reference:
         """The same, analysed."""
-        trained = self.trained()
-        return self._reference(
-            "analysed", self.analysis(), lambda: self.lay(trained), lambda: same.analysis_content(self.run)
-        )
+        return self.reference("analysed", self.analysis(), self.lay_trained, lambda: same.analysis_content(self.run))
+
+    def describing(self) -> list[str]:
+        """The command of the smallest analysis, which opens the checkpoint and reads the run's log."""
+        return self.place.analysis(self.run, "--only", "architecture")
+
+    def described(self) -> Reference:
+        """The run, so analysed."""
+        return self.reference("described", self.describing(), self.lay_trained, lambda: same.analysis_content(self.run))
 
     def without(self, stages: tuple[str, ...]) -> Reference:
         """The analysis that makes these stages anew, the others being there."""
 
         def lay() -> None:
-            self.lay(analysed)
+            self.lay(self.analysed())
             for name in stages:
                 children.remove(self.run / "analysis" / name)
 
-        analysed = self.analysed()
         name = f"without {' '.join(stages)}"[:80]
-        return self._reference(name, self.analysis(), lay, lambda: same.analysis_content(self.run), analysed)
+        return self.reference(name, self.analysis(), lay, lambda: same.analysis_content(self.run), self.analysed)
 
-    def _reference(
+    def lay_trained(self) -> Path:
+        """The arena with the trained run in it."""
+        return self.lay(self.trained())
+
+    def reference(
         self,
         name: str,
         command: list[str],
         lay: Callable[[], Any],
         content: Callable[[], dict],
-        like: Reference | None = None,
+        like: Callable[[], Reference] | None = None,
     ) -> Reference:
-        """Runs a command undisturbed; made a second time, or after another reference (`like`), everything must be as it was."""
+        """What a command leaves undisturbed; one that failed fails again at once, for all who ask for it."""
+        if name not in self._references:
+            try:
+                self._references[name] = self._made(name, command, lay, content, like)
+            except Exception as error:
+                self._references[name] = error
+        found = self._references[name]
+        if isinstance(found, Exception):
+            kind = Broken if isinstance(found, Broken) else RuntimeError
+            raise kind(f"the undisturbed command ({name}): {found}") from found
+        return found
+
+    def _made(
+        self,
+        name: str,
+        command: list[str],
+        lay: Callable[[], Any],
+        content: Callable[[], dict],
+        like: Callable[[], Reference] | None,
+    ) -> Reference:
+        """Made a second time, or after another reference (`like`), everything must be as it was."""
         folder = self.folder / "references" / name
-        record = folder.with_name(f"{name}.json")
-        if not record.exists():
-            if not like:  # once to compile, and once more to see how long it takes then
+        record, maker = folder.with_name(f"{name}.json"), f"{made_by()} {command}"
+        known = json.loads(record.read_text()) if record.exists() else {}
+        if known.pop("made_by", None) != maker:
+            if like:
+                expected = like().content
+            else:  # once to compile, and once more to see how long it takes then
                 lay()
                 self._undisturbed(command)
-                like = Reference(folder, 0.0, 0, content())
+                expected = content()
             lay()
             seconds, writes = self._undisturbed(command)
-            shutil.rmtree(folder, ignore_errors=True)
+            children.remove(folder)
             shutil.copytree(self.arena, folder, symlinks=True)
-            found = {"seconds": seconds, "writes": writes, "content": content()}
-            record.write_text(json.dumps(found))
-        reference = Reference(folder, **json.loads(record.read_text()))
-        if like and reference.content != like.content:
-            raise Broken(f"made again, undisturbed: {same.difference(reference.content, like.content)}")
-        return reference
+            known = {"seconds": seconds, "writes": writes, "content": content()}
+            if known["content"] != expected:
+                raise Broken(f"made again, undisturbed: {same.difference(known['content'], expected)}")
+            record.write_text(json.dumps(known | {"made_by": maker}))
+        return Reference(folder, **known)
 
     def _undisturbed(self, command: list[str]) -> tuple[float, int]:
         """Runs a command that nothing happens to: (seconds, file operations)."""
         counted = self.folder / "counted"
         counted.write_bytes(b"")
         file = os.open(counted, os.O_WRONLY | os.O_APPEND)
-        count = partial(children.on_write, self.arena, lambda _: os.write(file, b"."))
+        count = functools.partial(children.on_write, self.arena, lambda _: os.write(file, b"."))
         result = children.start(command, self.arena, count, learn=True).wait()
         os.close(file)
         if result.code:

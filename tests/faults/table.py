@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tests.faults.attack import Outcome
+from faults.attack import Outcome
 
 HEADER = ("attack", "made", "hit", "promise", "survived", "failed")
 
@@ -23,16 +23,8 @@ def table(outcomes: Iterable[tuple[str, Outcome]]) -> str:
     return "\n".join(lines)
 
 
-def proves_nothing(outcomes: Iterable[tuple[str, Outcome]]) -> list[str]:
-    """Rows of which no attack hit, though it could have."""
-    ends: dict[str, set[str]] = {}
-    for category, outcome in outcomes:
-        ends.setdefault(f"{category}: {outcome.attack.row}", set()).add(outcome.ended)
-    return [row for row, ended in ends.items() if not ended & {"survived", "failed"} and "missed" in ended]
-
-
 def failure(category: str, outcome: Outcome, seed: int, long: bool) -> str:
     """What broke, and the command that makes the attack again."""
     form = " --long" if long else ""
-    again = f"python -m tests.faults --only {category} --seed {seed} --case {outcome.number}{form}"
+    again = f"python tests/faults --only {category} --seed {seed} --case {outcome.number}{form}"
     return f"{category} {outcome.number} ({outcome.attack.name}) {outcome.ended}: {outcome.why}\n  again: {again}"

@@ -14,37 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.faults import children, same
-from tests.faults.attack import Attack, Missed, require, require_no_traceback
-from tests.faults.preparation import make_pictures
-from tests.faults.scene import STAGES, Scene
+from faults import children, markup
+from faults.attack import Absent, Attack, Missed, about, require, require_no_traceback
+from faults.scene import Scene
 
 NEVER_RUN = "the planted object is never unpickled"
 NO_CODE = "no module of the program unpickles, or runs text that it read"
-INSIDE = "nothing is written outside the folder of results"
-ESCAPED = "in no page a name becomes markup"
+ESCAPED = "in no page a name becomes markup, and none is a path"
 VERIFIED = "what does not pass its check is removed and refused, and never gets its name"
-MARKUP = (
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "</script><b>",
-    "&lt;\"'",
-    "]]><svg onload=alert(1)>",
-)
-NAMES = (
-    "..",
-    "...",
-    "-rf",
-    "a b",
-    "$(touch executed)",
-    "`touch executed`",
-    "{0}",
-    "%s",
-    "\u202egnp",
-    "é",
-    "CON",
-    "a\\b",
-)
 DANGEROUS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 
 
@@ -65,14 +42,17 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     yield Attack("the program's own code", NO_CODE, "every module", lambda chance: no_code(scene))
     for what in ("images", "labels"):
         yield Attack("objects in arrays given", NEVER_RUN, what, lambda chance, what=what: given(scene, what))
-    kept = sorted(
-        path.relative_to(scene.analysed().folder) for path in scene.analysed().folder.rglob("analysis/**/*.np[yz]")
-    )
-    for path in kept if scene.long else random.Random(scene.seed).sample(kept, 4):
-        yield Attack("objects in arrays kept", NEVER_RUN, str(path), lambda chance, path=path: planted(scene, path))
+    for number in range(scene.many(4, 120)):
+        act = lambda chance, number=number: plant(scene, number)  # noqa: E731
+        yield Attack("objects in arrays kept", NEVER_RUN, f"array {number}", act)
     for number in range(scene.many(1, 6)):
-        yield Attack("names of classes and files", ESCAPED, f"folder {number}", lambda chance: names(scene, chance))
-    yield Attack("names of runs", ESCAPED, "a run folder", lambda chance: run_name(scene))
+        act = lambda chance: markup.names(scene, chance)  # noqa: E731
+        yield Attack("names of classes and files", ESCAPED, f"folder {number}", act)
+    for number in range(scene.many(1, 4)):
+        act = lambda chance: markup.class_names(scene, chance)  # noqa: E731
+        yield Attack("names of a data set's classes", ESCAPED, f"set {number}", act)
+    for path in markup.RUNS:
+        yield Attack("names of runs", ESCAPED, path, lambda chance, path=path: markup.run_name(scene, path))
     for number in range(scene.many(2, 20)):
         yield Attack("downloads", VERIFIED, f"reply {number}", lambda chance: download(scene, chance))
 
@@ -112,6 +92,17 @@ def given(scene: Scene, what: str) -> None:
     require(result.code == 2 and str(path) in result.err, f"not refused: {result.err[-600:]}")
 
 
+def plant(scene: Scene, number: int) -> None:
+    """In one of the arrays that an analysis left."""
+    kept = sorted(scene.analysed().folder.rglob("analysis/**/*.np[yz]"))
+    random.Random(scene.seed).shuffle(kept)
+    if number >= len(kept):
+        raise Absent("all arrays have been tried")
+    path = kept[number].relative_to(scene.analysed().folder)
+    with about(str(path)):
+        planted(scene, path)
+
+
 def planted(scene: Scene, path: Path) -> None:
     """In the place of an array of an analysis, with checksums that fit, as in a folder that a stranger sent."""
     scene.lay(scene.analysed())
@@ -126,7 +117,7 @@ def planted(scene: Scene, path: Path) -> None:
     target.write_bytes(content.getvalue())
     covered = fit_checksums(target)
     analysis = scene.run / "analysis"
-    for stage in STAGES:  # what reads it is made anew; what it belongs to stays
+    for stage in scene.stages:  # what reads it is made anew; what it belongs to stays
         children.remove(analysis / stage / "section.json" if analysis / stage in target.parents else analysis / stage)
     opened = scene.folder / "opened"
     opened.write_bytes(b"")
@@ -137,7 +128,7 @@ def planted(scene: Scene, path: Path) -> None:
         sys.addaudithook(lambda event, given: event == "open" and str(given[0]) == found and os.write(file, b"."))
 
     result = scene.do(scene.analysis(), watch)
-    require(not (scene.folder / "executed").exists(), f"the planted object was unpickled: {result.err[-300:]}")
+    require_not_run(scene, result)
     if opened.stat().st_size <= covered:
         raise Missed("nothing reads it again")
 
@@ -152,52 +143,6 @@ def fit_checksums(target: Path) -> int:
         written["sha256"][str(target.relative_to(record.parent))] = storage.sha256(target)
         record.write_text(json.dumps(written))
     return len(records)
-
-
-def names(scene: Scene, chance: random.Random) -> None:
-    """Folders of images are named so; their names are classes, which reports and pages show."""
-    scene.lay(scene.trained())
-    pictures = children.fresh(scene.folder / "named")
-    make_pictures(pictures, 40, seed=chance.randrange(1000))
-    for old, name in zip(
-        ("class0", "class1"), chance.sample([text.replace("/", "∕") for text in MARKUP + NAMES[2:]], 2), strict=True
-    ):
-        (pictures / old).rename(pictures / name)
-    before = outside(scene)
-    result = scene.do(scene.place.analysis(scene.run, "--only", "clusters", "explorer", "--images", pictures))
-    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
-    require_escaped(scene)
-    same.require_same(outside(scene), before, "what lies outside")
-
-
-def outside(scene: Scene) -> dict[str, str]:
-    """What lies in the scene beside the arena and the caches that commands may write."""
-    found = same.folder_content(scene.folder)
-    mine = ("arena/run/analysis", "arena/weird", "programs/", "place/cache/", "named/", "temporary/")
-    return {name: checksum for name, checksum in found.items() if not name.startswith(mine)}
-
-
-def require_escaped(scene: Scene) -> None:
-    """No page holds the markup as it was named."""
-    pages = [path for path in scene.arena.rglob("*") if path.suffix in (".html", ".svg")]
-    require(len(pages) >= 2, "no pages")
-    for path in pages:
-        text = path.read_text()
-        for markup in ("<script>alert", "<img src=x", "<svg onload"):
-            require(markup not in text, f"{path.name} holds {markup}")
-
-
-def run_name(scene: Scene) -> None:
-    """A run folder's name stands in reports and on the explorer's page."""
-    scene.lay(scene.analysed())
-    weird = scene.arena / "weird <img src=x onerror=alert(1)>"
-    scene.run.rename(weird)
-    before = outside(scene)
-    result = scene.do(scene.place.analysis(weird, "--only", "sparsity", "explorer"))
-    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
-    require_escaped(scene)
-    after = outside(scene)
-    same.require_same(after, before, "what lies outside")
 
 
 def download(scene: Scene, chance: random.Random) -> None:

@@ -2,13 +2,15 @@
 
 import json
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from tests.faults import children, same
-from tests.faults.attack import Attack, Missed, require, require_one_line
-from tests.faults.preparation import Preparation
-from tests.faults.scene import Scene
+from faults import children, same
+from faults.attack import Attack, Missed, require, require_ended_well, require_one_line
+from faults.preparation import Preparation
+from faults.scene import Scene
 
 REFUSED = "the second is refused with one line, the first ends as if it had been alone"
 WAITS = "the second waits, and both get the same"
@@ -93,14 +95,35 @@ def two_caches(scene: Scene, chance: random.Random) -> None:
 
 
 def analysis_beside(scene: Scene, chance: random.Random) -> None:
-    """A run is analysed, into another folder, while it stands still somewhere in its second half; then it goes on."""
+    """A run that saves at every step, and keeps two of each, is analysed again and again, into another folder, as it goes on."""
     reference = scene.trained()
     scene.clear()
-    moment = chance.randint(reference.writes // 2, reference.writes)
-    first = frozen(scene, lambda before: scene.start(scene.training(), before), moment)
-    command = scene.place.analysis(scene.run, "--outdir", scene.arena / "out", "--only", "architecture")
-    second = scene.do(command)
-    release(scene, first)
-    require(second.code == 0, f"the analysis: code {second.code}, {second.err[-600:]}")
-    require((scene.arena / "out" / "report.html").stat().st_size > 0, "no report")
-    same.require_same(same.run_content(scene.run), reference.content, "the run")
+    changed = {"train__epochs": 100_000, "checkpoint__every": 1, "checkpoint__keep": 2, "evaluate__every": 3}
+    first = scene.start(scene.training(**changed))
+    try:
+        begun = lambda: len(list((scene.run / "best").glob("[0-9]*/manifest.json"))) > 1  # noqa: E731
+        if not first.wait_until(begun):
+            raise Missed("the training had ended")
+        for number in range(3):
+            time.sleep(chance.uniform(0, 0.3))
+            out = scene.arena / f"out{number}"
+            second = scene.do(scene.place.analysis(scene.run, "--outdir", out, "--only", "architecture"))
+            require_ended_well(second, f"analysis {number}")
+            require((out / "report.html").stat().st_size > 0, "no report")
+        if first.poll() is not None:
+            raise Missed(f"the training had ended with {first.poll()}: {first.printed(1)[-600:]}")
+    finally:
+        first.send(signal.SIGTERM)
+        ended = first.wait()
+    require_ended_well(ended, "the training")
+    require("stopped by SIGTERM" in ended.out and ended.err == "", f"the training: {ended.err[-600:]}")
+    log, expected = scene.run / "metrics.jsonl", reference.folder / "run" / "metrics.jsonl"
+    found, right = losses(log), losses(expected)
+    shared = [step for step in found if step in right and step < 40]
+    require(len(shared) > 2 and all(found[step] == right[step] for step in shared), "other losses than alone")
+
+
+def losses(log: Path) -> dict[int, float]:
+    """Step -> loss."""
+    lines = map(json.loads, log.read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}

@@ -147,7 +147,7 @@ def section_training(context: Context) -> report.Section | None:
         np.array([x["images"] for x in losses]),
         np.array([x["loss"] for x in losses]),
         np.array([x["images"] for x in evaluations]),
-        np.array([x["psnr"] for x in evaluations]),
+        np.array([x["psnr"] for x in evaluations], float),  # null is NaN
         np.array(evaluations[0]["sigma"]),
     )
     shown = picture(context, figure, "training", "Training loss, and PSNR on fixed validation images.")

@@ -1,0 +1,73 @@
+"""What a text that a person typed may mean, and whether a line names it."""
+
+import ast
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from faults.attack import said
+
+LONG_ENOUGH = 12  # characters of a value, after which a line may cut it
+# Settings whose refusal may speak of another one, which they change the meaning of.
+MEANS = {
+    "data.source": ("data.train_path", "data.validation_path", "data.name", "data.source"),
+    "train.epochs": ("checkpoint.milestones",),
+    "data.image_size": ("train.crop", "data.train_path", "data.validation_path", "--images"),
+    "data.image_channels": ("data.train_path", "data.validation_path", "train.start_from"),
+    "model.channels": ("model.decoder_depth", "model.encoder_depth", "data.image_size", "train.crop"),
+    "analysis.sigmas": ("analysis.sigma", "analysis.robustness_sigma", "analysis.probe_sigmas"),
+}
+# Arguments that a line may name by what they hold.
+ALSO = {"--only": "stage", "--redo": "stage"}
+# Setting -> where the facts of an analysis tell it, and how.
+TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "analysis.seed": ("seed", str),
+    "analysis.draws": ("working noise level", lambda value: f", {value} draws"),
+    "analysis.sigma": ("working noise level", lambda value: f"{value:.0f}/255"),
+}
+
+
+def read(text: str) -> Any:
+    """What Python reads in a text; the text where that is nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def readings(text: str, value: Any) -> list[Any]:
+    """What a text may mean for a setting of this kind."""
+    found = read(text)
+    if isinstance(value, str):
+        return [text, found] if isinstance(found, str) else [text]
+    return [list(found) if isinstance(found, tuple) else found]
+
+
+def spellings(text: str) -> set[str]:
+    """How a line may write the value of a text: as it was typed or as Python writes it, in thousands, or cut short."""
+    value = read(text)
+    found = {text, repr(text), str(value), repr(value)}
+    if isinstance(value, int | float):
+        found |= {f"{value:g}", f"{value:,}", f"{float(value):g}" if abs(value) < 1e300 else "inf", f"{value:.1f}"}
+    if isinstance(value, tuple | list):
+        found |= {repr(tuple(value)), repr(list(value)), *(repr(item) for item in value)}
+    return {" ".join(spelling.split())[:LONG_ENOUGH] for spelling in found if spelling.strip()}
+
+
+def names(line: str, argument: str) -> bool:
+    """Whether a line names an argument as it was typed: the whole name of a setting, and its value.
+
+    A wrong value's name may be that of a setting whose meaning it changed (`MEANS`); of a misspelt name the value does not matter.
+    """
+    key, equals, text = argument.removeprefix("--config.").partition("=")
+    line = line.replace("--config.", "")
+    if not argument.startswith("--config.") or not equals:
+        name = argument.partition("=")[0]
+        parts = (argument[:40], repr(argument)[:40], name, argument[:2] if argument[1:2].isalpha() else "", ALSO.get(name, ""))
+        return any(said(part, line) for part in parts if part)
+    if said(f"{key} is no setting", line):
+        return True
+    if not any(said(name, line) for name in (key, *MEANS.get(key, ()))):
+        return False
+    return not text.strip() or any(spelling in line for spelling in spellings(text)) or not said(key, line)
