@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -174,6 +175,19 @@ def test_a_lock_is_waited_for_and_is_free_when_its_holder_is_killed(tmp_path):
     holder.join()
     with storage.lock(tmp_path / "lock"):
         pass
+
+
+def test_who_waits_long_for_a_lock_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unetrep_jax.storage.folders.PATIENCE", 0.1)
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", held, release))
+    holder.start()
+    assert held.wait(30)
+    threading.Timer(1.0, release.set).start()
+    with storage.lock(tmp_path / "lock"):
+        assert capsys.readouterr().err == f"waiting for another process, which holds {tmp_path / 'lock'}\n"
+    holder.join()
 
 
 def flip(path, position=-1):

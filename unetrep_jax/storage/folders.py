@@ -5,16 +5,18 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 from unetrep_jax.storage.files import InputError, files_under, fingerprint, read_json, sha256, write_json
 from unetrep_jax.storage.progress import Progress
 
 COMPLETE = "complete.json"
 PROGRESS = "progress.json"
+PATIENCE = 2.0  # seconds of waiting for a lock until one is told
 MEGABYTE, LARGE = 1 << 20, 1 << 31  # bytes; reading more than the latter takes so long that one is told
 
 
@@ -28,16 +30,25 @@ def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file, PATIENCE if wait else 0.0):
             if not wait:
-                raise InputError(
-                    f"{path.parent} is in use by another process; wait until it ends, or use another folder."
-                ) from None
+                raise InputError(f"{path.parent} is in use by another process; wait until it ends, or use another folder.")
             print(f"waiting for another process, which holds {path}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _locked(file: IO[str], seconds: float) -> bool:
+    """Whether the lock could be had within so many seconds."""
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(0.05)
 
 
 def is_complete(folder: Path | str, key: str) -> bool:
@@ -71,10 +82,10 @@ def _damage(folder: Path, record: Mapping[str, Any], states: Mapping[str, list[i
     """What is wrong with a folder, "" where nothing is: its record, the size and time of its files now."""
     if set(record) == {"key"}:  # written by a version that took no checksums
         return ""
-    if set(record) != {"key", "sha256", "states"}:
+    if not {"key", "sha256"} <= set(record) <= {"key", "sha256", "states"}:
         return f"{COMPLETE} holds something else"
-    size = sum(sum(state[:1]) for state in states.values())
-    if size > LARGE and states == record["states"]:
+    size = _size(states)
+    if size > LARGE and states == record.get("states"):
         return ""
     told = Progress(f"comparing {folder} with its checksums", size // MEGABYTE, "MB") if size > LARGE else None
     with told or contextlib.nullcontext():
@@ -92,6 +103,11 @@ def _state_of(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
+
+
+def _size(states: Mapping[str, list[int]]) -> int:
+    """Bytes of all files."""
+    return sum(sum(state[:1]) for state in states.values())
 
 
 def _changed(folder: Path, checksums: Mapping[str, str], advance: Callable[[int], Any]) -> str:
@@ -113,7 +129,8 @@ def mark_complete(partial: Path, key: str, known: Mapping[str, str] = MappingPro
             os.fsync(file.fileno())
     checksums = {name: known.get(name) or sha256(partial / name) for name in names}
     states = {name: _state_of(partial / name) for name in names}
-    write_json(partial / COMPLETE, {"key": key, "sha256": checksums, "states": states})
+    # The time of day is in the record of large folders alone: others are the same whenever they were written.
+    write_json(partial / COMPLETE, {"key": key, "sha256": checksums} | ({"states": states} if _size(states) > LARGE else {}))
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
