@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
-from unetrep_jax import storage
+from unetrep_jax import endings
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
@@ -275,36 +275,23 @@ def facts(config: Any, opened: Any, images: Any, path: str, argv: list[str]) -> 
     }
 
 
+def run_from(argv: list[str]) -> int:
+    """The command's work; 0 when it is done."""
+    context, arguments = open_everything(argv)
+    from unetrep_jax import stages
+
+    left_out = stages.run_and_report(context, arguments.only, arguments.redo)
+    if stages.up_to_date(context, ["explorer"]):
+        print(f"explorer: {(context.outdir / 'explorer' / 'index.html').resolve()}", flush=True)
+    print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)
+    if left_out:
+        raise InputError(stages.in_one_line(left_out))
+    return 0
+
+
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, 2 bad input or no space; errors are one line."""
-    try:
-        storage.require_memory()
-        context, arguments = open_everything(argv)
-        from unetrep_jax import stages
-
-        left_out = stages.run_and_report(context, arguments.only, arguments.redo)
-        if stages.up_to_date(context, ["explorer"]):
-            print(f"explorer: {(context.outdir / 'explorer' / 'index.html').resolve()}", flush=True)
-        print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)
-        if left_out:
-            raise InputError(stages.in_one_line(left_out))
-        return 0
-    except KeyboardInterrupt:
-        print("analyze.py: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except MemoryError as error:
-        print(f"analyze.py: {storage.too_little_memory(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        from unetrep_jax import devices
-
-        if not (why := devices.explain(error)):
-            raise
-        print(f"analyze.py: {why}", file=sys.stderr)
-        return 2
-    except (InputError, OSError) as error:
-        print(f"analyze.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    """Exit code: 0 done, 2 bad input, no space or too little memory, 130 Ctrl-C; errors are one line."""
+    return endings.in_one_line("analyze.py", lambda: run_from(argv), goes_on="here")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import configs
-from unetrep_jax import logs, storage
+from unetrep_jax import endings, logs, storage
 from unetrep_jax.logs import say
 from unetrep_jax.storage import InputError
 
@@ -35,7 +35,7 @@ FREE = (
     "evaluate.every",
 )
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
-LOST = 3  # exit code: another process, or memory
+LOST = 3  # exit code: another process, or memory of the devices
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
 
@@ -560,22 +560,11 @@ def in_company() -> bool:
     return devices.in_company()
 
 
-def explain(error: RuntimeError) -> str:
-    """See `devices.explain`."""
-    from unetrep_jax import devices
-
-    return devices.explain(error)
-
-
-def main(argv: list[str]) -> int:
-    """Exit code: 0 done or stopped on request, 1 diverged, 2 bad input or no space, 3 a process or memory was lost.
-
-    Errors are one line.
-    """
+def run_from(argv: list[str]) -> int:
+    """The command's work; exit code 0 when it is done or was stopped on request, 1 when the training diverged."""
+    config, workdir, fresh = parse(argv)
+    run = prepare(config, workdir, fresh)
     try:
-        storage.require_memory()
-        config, workdir, fresh = parse(argv)
-        run = prepare(config, workdir, fresh)
         with own(workdir):
             if fresh:
                 discard_run(workdir)
@@ -584,20 +573,14 @@ def main(argv: list[str]) -> int:
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before there was anything to save, or for the second time
-        print("train.py: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except MemoryError as error:
-        print(f"train.py: {storage.too_little_memory(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if not (why := explain(error)):
-            raise
-        print(f"train.py: {why}", file=sys.stderr)
-        return LOST
-    except (InputError, OSError) as error:
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: that of `run_from`; 2 bad input, no space or too little memory; 3 a process or a device's memory lost; 130 Ctrl-C.
+
+    Errors are one line.
+    """
+    return endings.in_one_line("train.py", lambda: run_from(argv), goes_on="the last checkpoint", lost=LOST)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "report": {"figures"},
     "markdown": {"report"},
     "logs": set(),
+    "endings": {"devices"},
     "stages": {
         "baselines", "clusters", "data", "denoiser", "densities", "devices", "explorer", "figures", "markdown", "measures",
         "neighbours", "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli",

@@ -2,6 +2,8 @@
 
 import random
 import signal
+from collections.abc import Callable
+from typing import Any
 
 from faults import children, same
 from faults.attack import Missed, about, require_ended_well, require_no_traceback
@@ -24,19 +26,28 @@ def harm_something(scene: Scene, chance: random.Random) -> str:
     return f"{harm.__name__} {path}"
 
 
+def harm_half_made(scene: Scene, chance: random.Random, run: Callable[..., Any], moment: Callable, check: Callable) -> None:
+    """The command is killed at a moment, what it left half-made is damaged, and the same command ends well, as `check` says."""
+    if run(moment).code != -signal.SIGKILL:
+        raise Missed("it had ended before")
+    with about(harm_something(scene, chance)):
+        again = run()
+        require_no_traceback(again)
+        require_ended_well(again)
+        check()
+        same.require_tidy(scene.arena)
+
+
 def damage_half_analysis(scene: Scene, chance: random.Random) -> None:
     """Killed right before a record is renewed; what is there by then is damaged."""
     reference = scene.analysed()
     scene.lay_trained()
     moment = children.kill_at_name("os.rename", chance.choice([RECORD, STATE]), chance.randint(2, 8))
-    if scene.do(scene.analysis(), moment).code != -signal.SIGKILL:
-        raise Missed("it had ended before")
-    with about(harm_something(scene, chance)):
-        again = scene.do(scene.analysis())
-        require_no_traceback(again)
-        require_ended_well(again)
+
+    def check():
         same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
-        same.require_tidy(scene.arena)
+
+    harm_half_made(scene, chance, lambda *before: scene.do(scene.analysis(), *before), moment, check)
 
 
 def damage_half_cache(scene: Scene, chance: random.Random) -> None:
@@ -45,11 +56,8 @@ def damage_half_cache(scene: Scene, chance: random.Random) -> None:
     reference = preparation.reference()
     scene.clear()
     moment = children.kill_at_name("os.rename", RECORD, chance.randint(2, 10))
-    if preparation.start(moment).wait().code != -signal.SIGKILL:
-        raise Missed("it had ended before")
-    with about(harm_something(scene, chance)):
-        again = preparation.start().wait()
-        require_no_traceback(again)
-        require_ended_well(again)
+
+    def check():
         same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")
-        same.require_tidy(scene.arena)
+
+    harm_half_made(scene, chance, lambda *before: preparation.start(*before).wait(), moment, check)

@@ -49,30 +49,29 @@ def release(scene: Scene, first: children.Child) -> None:
     require(result.code == 0, f"the first ended with {result.code}: {result.err[-600:]}")
 
 
+def refuse_second(scene: Scene, chance: random.Random, command: list[str], writes: int) -> None:
+    """The command, begun again while it stands still after one of its `writes` file operations, is refused; then the first ends."""
+    first = frozen(scene, lambda before: scene.start(command, before), chance.randint(TAKEN, writes))
+    second = scene.do(command)
+    release(scene, first)
+    require_one_line(second, Path(command[0]).name, "in use by another process")
+    same.require_tidy(scene.arena)
+
+
 def two_runs(scene: Scene, chance: random.Random) -> None:
     """The second begins while the first is anywhere behind its first file operations, with which it takes the folder."""
     reference = scene.trained()
     scene.clear()
-    moment = chance.randint(TAKEN, reference.writes)
-    first = frozen(scene, lambda before: scene.start(scene.training(), before), moment)
-    second = scene.do(scene.training())
-    release(scene, first)
-    require_one_line(second, "train.py", "in use by another process")
+    refuse_second(scene, chance, scene.training(), reference.writes)
     same.require_same(same.run_content(scene.run), reference.content, "the run")
-    same.require_tidy(scene.arena)
 
 
 def two_analyses(scene: Scene, chance: random.Random) -> None:
     """The same of two analyses, all of whose stages are to be made."""
     reference = scene.analysed()
     scene.lay(scene.trained())
-    moment = chance.randint(TAKEN, reference.writes)
-    first = frozen(scene, lambda before: scene.start(scene.analysis(), before), moment)
-    second = scene.do(scene.analysis())
-    release(scene, first)
-    require_one_line(second, "analyze.py", "in use by another process")
+    refuse_second(scene, chance, scene.analysis(), reference.writes)
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
-    same.require_tidy(scene.arena)
 
 
 def two_caches(scene: Scene, chance: random.Random) -> None:

@@ -1,0 +1,41 @@
+"""How a program ends that cannot go on: one line for a person, and an exit code."""
+
+import sys
+from collections.abc import Callable
+
+from unetrep_jax import storage
+from unetrep_jax.storage import InputError
+
+
+def in_one_line(program: str, work: Callable[[], int], *, goes_on: str, lost: int = 2) -> int:
+    """Does the work; what a person can do something about ends it with one line on the error stream instead of a traceback.
+
+    Args:
+      program: begins the line.
+      work: gives the exit code.
+      goes_on: from where the same command goes on after Ctrl-C.
+      lost: exit code where another process, or memory of the devices, was lost.
+
+    Returns:
+      The exit code: that of the work; 2 for bad input, no space or too little memory; `lost`; 130 after Ctrl-C.
+
+    Raises:
+      Exception: any other, which is a fault of the program.
+    """
+    try:
+        storage.require_memory()
+        return work()
+    except KeyboardInterrupt:
+        line, code = f"stopped; the same command goes on from {goes_on}", 130
+    except MemoryError as error:
+        line, code = storage.too_little_memory(error), 2
+    except RuntimeError as error:
+        from unetrep_jax import devices
+
+        line, code = devices.explain(error), lost
+        if not line:
+            raise
+    except (InputError, OSError) as error:
+        line, code = " ".join(str(error).split()), 2
+    print(f"{program}: {line}", file=sys.stderr)
+    return code
