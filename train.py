@@ -33,6 +33,7 @@ FREE = (
     "data.train_path",  # that the images are the same, their fingerprint tells
     "data.validation_path",
     "evaluate.every",
+    "train.rematerialise",
 )
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
 LOST = 3  # exit code: another process, or memory of the devices
@@ -86,9 +87,9 @@ def parse(argv: list[str]) -> tuple[Any, Path, bool]:
 
 def check(config: Any) -> None:
     """Refuses settings that cannot work, before anything is read or written."""
-    from unetrep_jax import models, noise
+    from unetrep_jax import noise
 
-    models.build(**config.model, image_channels=config.data.image_channels)
+    build_network(config)
     noise.check_distribution(**config.noise)
     positive = (
         "train.epochs",
@@ -133,6 +134,14 @@ def check(config: Any) -> None:
         raise InputError(
             f"checkpoint.keep must be 2 or more, so that one is whole while the next is written; got {config.checkpoint.keep}."
         )
+
+
+def build_network(config: Any) -> Any:
+    """The network to train."""
+    from unetrep_jax import models
+
+    how = {"image_channels": config.data.image_channels, "rematerialise": config.train.rematerialise}
+    return models.build(**config.model, **how)
 
 
 def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
@@ -194,14 +203,14 @@ def open_images(config: Any, split: str) -> Any:
 
 def prepare(config: Any, workdir: Path, fresh: bool) -> Run:
     """Everything that can be refused is refused here, before the run folder is touched."""
-    from unetrep_jax import devices, models
+    from unetrep_jax import devices
 
     check(config)
     check_folder(config, workdir, fresh)
     devices.start(**config.devices)
     devices.check_divisible(config.train.batch_size, "train.batch_size")
     train_set, validation_set = open_images(config, "train"), open_images(config, "validation")
-    model = models.build(**config.model, image_channels=config.data.image_channels)
+    model = build_network(config)
     total = math.ceil(config.train.epochs * len(train_set.images) / config.train.batch_size)
     run = Run(config, workdir, model, train_set, validation_set, total)
     open_batches(run).close()

@@ -8,8 +8,7 @@ take; nothing is run. Where it grows by the same number of bytes with every imag
 follows; it is compiled again at that. It is the analysis of the backend that this runs on: a GPU's compiler lays a step out
 differently from a CPU's, above all in bfloat16, which is measured on GPUs alone. What the allocator needs beside it is not in it.
 
-Rematerialised: each block keeps its input alone and is computed again in the backward pass. The model has no such setting; here its
-blocks are wrapped by `flax.linen.remat` from outside, which shows what one would bring.
+Rematerialised: `train.rematerialise`, with which each block keeps its input alone and is computed again in the backward pass.
 """
 
 import argparse
@@ -17,10 +16,9 @@ import contextlib
 import functools
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jobs
@@ -33,29 +31,17 @@ from unetrep_jax import devices, models, noise, training
 GIB = 2**30
 
 
-@contextlib.contextmanager
-def rematerialised(wanted: bool) -> Iterator[None]:
-    """Within it, networks keep only what goes into a block."""
-    block = models.Block
-    models.Block = nn.remat(block) if wanted else block
-    try:
-        yield
-    finally:
-        models.Block = block
-
-
 def step_bytes(channels: tuple[int, ...], side: int, dtype: str, remat: bool, batch: int) -> float:
     """Bytes of a training step that have to be there at once."""
-    model = models.UNet(channels=channels, dtype=dtype)
+    model = models.UNet(channels=channels, dtype=dtype, rematerialise=remat)
     optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
     step = training.train_step(model, optimizer, noise.noise_levels, seed=0, batch_size=batch)
     images = jax.ShapeDtypeStruct((batch, side, side, model.image_channels), jnp.uint8)
-    with rematerialised(remat):
-        state = jax.eval_shape(
-            lambda key: training.init_state(models.init_params(model, key), optimizer), jax.random.key(0)
-        )
-        rows = images, jax.ShapeDtypeStruct((batch,), jnp.int32)
-        found = jax.jit(step, donate_argnums=0).lower(state, rows).compile().memory_analysis()
+    state = jax.eval_shape(
+        lambda key: training.init_state(models.init_params(model, key), optimizer), jax.random.key(0)
+    )
+    rows = images, jax.ShapeDtypeStruct((batch,), jnp.int32)
+    found = jax.jit(step, donate_argnums=0).lower(state, rows).compile().memory_analysis()
     # The new state takes the old one's place: counted once.
     found = {name: float(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
     return found["argument"] + found["output"] - found["alias"] + found["temp"]

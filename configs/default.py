@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
             "weight": "one",  # of the error: one | inverse_sigma
             "clip_norm": 0.0,  # largest gradient norm; 0 = no clipping
             "ema_decay": 0.0,  # of averaged parameters; 0 = none kept
+            "rematerialise": False,  # compute each block again in the backward pass: less memory, a third more work
         }
     )
 

@@ -224,6 +224,8 @@ class UNet(nn.Module):
       dtype: "float32" or "bfloat16" for the convolutions and activations; parameters, norms and outputs stay float32.
       padding: what the 3x3 convolutions see outside the image: "zero" (the paper) or "circular", its opposite edges as if they met:
         then moving the image round by multiples of the stride moves every activation round and changes no channel average.
+      rematerialise: whether a gradient keeps only what goes into each block and computes the block again on its way back: less
+        memory for one more forward pass. The results are the same but for rounding.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -236,6 +238,7 @@ class UNet(nn.Module):
     gain_init: str = "near_zero"
     dtype: str = "float32"
     padding: str = "zero"
+    rematerialise: bool = False
 
     @property
     def scales(self) -> int:
@@ -258,7 +261,7 @@ class UNet(nn.Module):
         """Denoises; see the class."""
         check_image_shape(images.shape, self)
         block = functools.partial(
-            Block,
+            nn.remat(Block) if self.rematerialise else Block,
             norm=self.norm,
             bias=self.bias,
             gain_init=self.gain_init,
