@@ -149,7 +149,8 @@ def explain(error: Exception) -> str:
         return ""
     first = " ".join(str(error).split())[:200]
     if first.startswith("RESOURCE_EXHAUSTED"):
-        return f"there is not enough memory on the devices ({first}); use smaller batches, images or model.channels."
+        remedy = "use smaller batches, images or model.channels, or train with train.rematerialise=True."
+        return f"there is not enough memory on the devices ({first}); {remedy}"
     if jax.process_count() > 1 and LOSS.search(first):
         return f"another process of this run was lost ({first}); start all of them again: the run goes on from its last checkpoint."
     return ""

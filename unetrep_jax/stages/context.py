@@ -114,6 +114,11 @@ class Stage(NamedTuple):
     version: int = 1
 
 
+def training_images_of(context: Context) -> tuple[str, ...]:
+    """What the result of a stage that reads the training images also depends on."""
+    return (context.training_identity,)
+
+
 def spread(total: int, count: int) -> np.ndarray:
     """`count` positions (all for 0), evenly over a set that may be sorted by class."""
     return np.linspace(0, total - 1, min(total, count or total)).astype(int)

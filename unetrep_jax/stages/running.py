@@ -34,7 +34,7 @@ from unetrep_jax.stages import (
     subspaces_section,
     top_images,
 )
-from unetrep_jax.stages.context import Context, Stage
+from unetrep_jax.stages.context import Context, Stage, training_images_of
 from unetrep_jax.storage import InputError
 
 BOTH = ("representations", "untrained")
@@ -55,6 +55,7 @@ STAGES = {
         (),
         denoising.run_denoising,
         denoising.section_denoising,
+        also=training_images_of,
         version=3,
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
@@ -85,6 +86,7 @@ STAGES = {
         sampled.run_samples,
         sampled.section_samples,
         ("drawn", "training_phi"),
+        also=training_images_of,
     ),
     "reconstructions": Stage(
         (
@@ -104,6 +106,7 @@ STAGES = {
         reconstructions.run_reconstructions,
         reconstructions.section_reconstructions,
         ("reconstructed",),
+        also=training_images_of,
     ),
     "selectivity": Stage(
         ("sigma", "robustness_sigma", "selectivity_simulations", "seed"),
@@ -146,6 +149,7 @@ STAGES = {
         probing.run_probe,
         probing.section_probe,
         ("probe_phi", "probes_kept"),
+        also=training_images_of,
     ),
     "embedding": Stage(
         (
@@ -164,6 +168,7 @@ STAGES = {
         embedding.run_embedding,
         embedding_section.section_embedding,
         ("embedded",),
+        also=training_images_of,
     ),
     "location": Stage(
         ("sigma", "draws", "location_images", "location_composites", "seed"),
@@ -199,7 +204,6 @@ STAGES = {
         also=exploring.words_and_code,
     ),
 }
-READS_TRAINING_IMAGES = ("denoising", "samples", "reconstructions", "probe", "embedding")
 
 
 def stage_key(context: Context, name: str) -> str:
@@ -207,8 +211,6 @@ def stage_key(context: Context, name: str) -> str:
     stage = STAGES[name]
     settings = {key: list(v) if isinstance(v := getattr(context.settings, key), tuple) else v for key in stage.settings}
     needs = [stage_key(context, other) for other in stage.needs]
-    if name in READS_TRAINING_IMAGES:
-        needs.append(context.training_identity)
     needs += [f"uses {other} {stage_key(context, other)}" for other in sorted(up_to_date(context, stage.uses))]
     needs += stage.also(context)
     made_by = f"{name} {stage.version}"
