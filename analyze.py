@@ -75,9 +75,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         argument.startswith("--config.data.") and not argument.startswith(("--config.data.cache_dir", "--config.data.data_dir"))
         for argument in rest
     )
-    for name in [*(arguments.only or []), *arguments.redo]:
-        if name not in STAGES:
-            raise InputError(f"stage {name!r} is unknown. Known: {', '.join(STAGES)}.")
+    for flag, names in (("--only", arguments.only or []), ("--redo", arguments.redo)):
+        if unknown := [name for name in names if name not in STAGES]:
+            raise InputError(f"{flag}: stage {unknown[0]!r} is unknown; leave {flag} out, or name some of: {', '.join(STAGES)}.")
     if arguments.ckpt == "":
         raise InputError("--ckpt is empty; give a run folder or a checkpoint, or leave it out for the reference model.")
     for name in ("weights", "images", "outdir"):
