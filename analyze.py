@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
-from unetrep_jax import endings
+from unetrep_jax import endings, storage
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
@@ -280,7 +280,8 @@ def run_from(argv: list[str]) -> int:
     context, arguments = open_everything(argv)
     from unetrep_jax import stages
 
-    left_out = stages.run_and_report(context, arguments.only, arguments.redo)
+    with storage.one_line_when_full(context.outdir, "--outdir"):
+        left_out = stages.run_and_report(context, arguments.only, arguments.redo)
     if stages.up_to_date(context, ["explorer"]):
         print(f"explorer: {(context.outdir / 'explorer' / 'index.html').resolve()}", flush=True)
     print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)

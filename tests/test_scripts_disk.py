@@ -1,14 +1,17 @@
 """A disk that fills up, and a folder that is taken: one line, exit code 2, and what was there stays."""
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import running
 
-from unetrep_jax import checkpoints
+import analyze
+from unetrep_jax import checkpoints, stages
 from unetrep_jax.storage import verify_manifest
 
 # A file system of two megabytes that only this command sees; the folder is copied out of it at the end.
@@ -80,6 +83,18 @@ def test_images_that_do_not_fit_on_the_disk_stop_the_run_before_it_begins(place,
     result = place.run(place.training(tmp_path / "run", **changed), prefix=limited(16))
     assert_one_line(result, "File too large", "No space left")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_analysis_that_finds_the_disk_full_names_the_folder_and_the_flag_that_moves_it(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = SimpleNamespace(outdir=tmp_path), SimpleNamespace(only=None, redo=[])
+    monkeypatch.setattr(analyze, "open_everything", lambda _: opened)
+    monkeypatch.setattr(stages, "run_and_report", full)
+    assert analyze.main([]) == 2
+    line = f"analyze.py: No space left in {tmp_path}: free some, or name another folder by --outdir.\n"
+    assert capsys.readouterr().err == line
 
 
 def test_other_training_images_are_refused_and_the_run_stays(place, tmp_path):

@@ -20,6 +20,7 @@ from faults.attack import (
     require_ended_well,
     require_no_traceback,
     require_one_line,
+    told_lines,
 )
 from faults.preparation import Preparation
 from faults.scene import Scene
@@ -28,7 +29,6 @@ FULL = "one line, nothing half-written; with space again the same command goes o
 LINE = "one line; nothing is written"
 SAME = "the same numbers, bit for bit"
 MEMORY = "one line or success; with more memory the same command goes on to the same"
-
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
@@ -130,7 +130,8 @@ def full_disk(scene: Scene, chance: random.Random, work: Work) -> None:
     result = children.Child(on_small_disk, scene.folder).wait()
     if result.code == 0:
         raise Missed("it had room enough")
-    require_full(result, work.script, "No space left", "free on the disk", "are free")
+    remedies = ("--outdir",) if work.what == "analysis" else ("No space left", "free on the disk", "are free")
+    require_full(result, work.script, *remedies)
     children.remove(scene.arena)
     shutil.copytree(left, scene.arena)
     work.finish()

@@ -1,6 +1,7 @@
 """Folders that are whole or not there: locks, completion under a key with checksums, replacement."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -49,6 +50,17 @@ def _locked(file: IO[str], seconds: float) -> bool:
             if time.monotonic() >= give_up:
                 return False
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def one_line_when_full(folder: Path, setting: str) -> Iterator[None]:
+    """Turns the system's error about a full disk into one line that names the folder and the setting that moves it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"No space left in {folder}: free some, or name another folder by {setting}.") from error
 
 
 def is_complete(folder: Path | str, key: str) -> bool:
