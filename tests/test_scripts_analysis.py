@@ -185,6 +185,27 @@ def test_a_single_checkpoint_is_analysed_elsewhere_and_stays_as_it_is(place, ana
     shutil.rmtree(place.folder / "runs")
 
 
+def test_a_digit_that_changed_in_the_log_of_a_run_is_named_and_its_curves_are_left_out(place, tmp_path):
+    run = shutil.copytree(place.finished_run, tmp_path / "run")
+    command = place.analysis(run, "--only", "architecture")
+    whole = place.run_fork(command)
+    assert (whole.code, whole.err) == (0, "")
+    assert (run / "analysis" / "figures" / "training.png").exists()
+    log = run / "metrics.jsonl"
+    content = log.read_text()
+    digit = content.index('"loss": ') + len('"loss": ')
+    log.write_text(content[:digit] + str(9 - int(content[digit])) + content[digit + 1 :])
+    result = place.run_fork(command)
+    assert result.code == 0, result.err
+    [line] = result.err.splitlines()
+    assert line.startswith(f"{log} is damaged: up to step 40 ")
+    assert not (run / "analysis" / "figures" / "training.png").exists()
+    log.unlink()
+    result = place.run_fork(command)
+    assert result.code == 0 and f"{log} is damaged" in result.err
+    assert not (place.folder / "runs").exists()
+
+
 def test_a_full_disk_costs_nothing_that_was_there(place, copy):
     before = {name: file for name, file in running.snapshot(copy / "analysis").items() if not name.startswith(".")}
     command = with_labels(place, copy, "--redo", "denoising", "sparsity")

@@ -280,6 +280,20 @@ def test_damaged_lines_of_the_training_log_are_left_out_and_counted(make_context
     assert "Training loss" in (context.outdir / "report.html").read_text()
 
 
+def test_a_report_shows_no_curves_of_a_training_log_that_is_damaged(make_context, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "images": 8, "loss": 2.5}\n{"step": 1, "images": 8, "sigma": [0.1], "psnr": [20.0]}\n'
+    )
+    context = make_context()._replace(training_log=tmp_path / "metrics.jsonl")
+    stages.write_report(context)
+    assert "Training loss" in (context.outdir / "report.html").read_text()
+    stages.write_report(context._replace(log_damage=lambda: "metrics.jsonl is damaged: so and so"))
+    assert capsys.readouterr().err == "metrics.jsonl is damaged: so and so; the report leaves its curves out.\n"
+    page = (context.outdir / "report.html").read_text()
+    assert "Training loss" not in page and "The curves are left out" in page
+    assert not list((context.outdir / "figures").glob("training.*"))
+
+
 def test_a_record_of_figures_names_none_outside_their_folder(make_context):
     context = make_context()
     context.outdir.mkdir(parents=True, exist_ok=True)
