@@ -16,6 +16,7 @@ from configs import default
 from unetrep_jax import clusters, measures, noise, representation, stages
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.stages.context import arrays_in
 from unetrep_jax.storage import InputError
 
 SETTINGS = {
@@ -256,6 +257,14 @@ def test_damaged_figures_and_words_of_the_report_are_made_again(make_context):
         stages.run_and_report(context, ["denoising"], [])
         assert (context.outdir / file).read_bytes() == content
         assert (context.outdir / "report.html").read_bytes() == page
+
+
+def test_arrays_of_a_folder_come_in_the_order_of_their_names_however_it_is_listed(tmp_path, monkeypatch):
+    for name in ("b", "a", "c"):
+        np.save(tmp_path / f"{name}.npy", np.arange(3))
+    for order in ("abc", "cab"):
+        monkeypatch.setattr(Path, "glob", lambda folder, _, order=order: iter([folder / f"{name}.npy" for name in order]))
+        assert list(arrays_in(tmp_path)) == ["a", "b", "c"]
 
 
 def test_a_stage_whose_arrays_are_damaged_is_made_again_and_named(make_context, capsys):

@@ -128,6 +128,11 @@ def write_stage(folder: Path, key: str, arrays: Arrays, summary: dict) -> None:
         storage.write_json(partial / "summary.json", summary)
 
 
+def arrays_in(folder: Path) -> Arrays:
+    """The arrays that were streamed to a folder, by name and in the order of their names: file systems list them in any order."""
+    return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+
+
 def averages(context: Context, stage: str) -> np.ndarray:
     """Memory map [n, levels, K] of a sweep's channel averages."""
     return np.load(context.outdir / stage / "mean.npy", mmap_mode="r")
