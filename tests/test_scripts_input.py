@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import running
+from faults.attack import require_one_line
 
 NEW = Path("new")  # holds the run folder of every case; none of them must appear
 
@@ -196,9 +197,7 @@ def outcomes(place, shelf) -> dict[str, running.Result]:
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_gives_one_line_and_exit_code_2(name, outcomes, place, shelf):
     case, result = CASES[name], outcomes[name]
-    assert result.code == 2, result.err
-    assert len(result.err.splitlines()) == 1, result.err
-    assert result.err.startswith(f"{case.script}: ")
+    require_one_line(result, case.script)
     assert not (place.folder / NEW / name).exists()
     for words in case.says:
         assert fill_in(words, shelf, place) in result.err

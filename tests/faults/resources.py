@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import running
+
 from faults import children, mounts, places, same
 from faults.attack import (
     Attack,
@@ -191,7 +193,7 @@ def memory(scene: Scene, what: str, gigabytes: float) -> None:
     """A real command under `ulimit -v`; then the same with all the memory that there is."""
     expected = (scene.trained() if what == "train.py" else scene.analysed()).content
     command = commanded(scene, what)
-    limit = ["bash", "-c", f'ulimit -v {int(gigabytes * 2**20)}; exec "$@"', "bash"]
+    limit = running.limited("-v", int(gigabytes * 2**20))
     script = [sys.executable, str(children.ROOT / command[0]), *map(str, command[1:])]
     done = subprocess.run([*limit, *script], cwd=scene.arena, capture_output=True, text=True, timeout=children.PATIENCE)
     result = children.Result(done.returncode, done.stdout, done.stderr, 0.0)
