@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
-from unetrep_jax import endings
+from unetrep_jax import endings, storage
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
@@ -75,9 +75,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         argument.startswith("--config.data.") and not argument.startswith(("--config.data.cache_dir", "--config.data.data_dir"))
         for argument in rest
     )
-    for name in [*(arguments.only or []), *arguments.redo]:
-        if name not in STAGES:
-            raise InputError(f"stage {name!r} is unknown. Known: {', '.join(STAGES)}.")
+    for flag, names in (("--only", arguments.only or []), ("--redo", arguments.redo)):
+        if unknown := [name for name in names if name not in STAGES]:
+            raise InputError(f"{flag}: stage {unknown[0]!r} is unknown; leave {flag} out, or name some of: {', '.join(STAGES)}.")
     if arguments.ckpt == "":
         raise InputError("--ckpt is empty; give a run folder or a checkpoint, or leave it out for the reference model.")
     for name in ("weights", "images", "outdir"):
@@ -151,6 +151,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         identity=f"{opened.fingerprint} {opened.weights}",
         facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
+        log_damage=lambda: log_damage(opened),
         circular=lambda: circular(config, opened.params),
         courses=courses(run, [Path(given) for given in arguments.beside], config),
         outdir=outdir(arguments, opened),
@@ -234,6 +235,22 @@ def circular(config: Any, params: Any) -> Any:
     return denoiser.bind(models.build(**settings, image_channels=config.data.image_channels), params)
 
 
+def log_damage(opened: Any) -> str:
+    """How a run's log differs from what it was when the checkpoint was saved; "" where it does not, or that is not known."""
+    from unetrep_jax import logs
+
+    log = opened.folder.parent.parent / "metrics.jsonl"
+    return logs.damage(log, opened.step, opened.data.get("log")) if in_run(opened) else ""
+
+
+def in_run(opened: Any) -> bool:
+    """Whether a checkpoint lies in a run's folder, which may have lost a file."""
+    from unetrep_jax import checkpoints
+
+    series, run = opened.folder.parent, opened.folder.parent.parent
+    return (run / "metrics.jsonl").exists() or (series.name in checkpoints.SERIES and (run / "config.json").exists())
+
+
 def outdir(arguments: argparse.Namespace, opened: Any) -> Path:
     """Beside the checkpoints of a run; under runs/ for a single checkpoint, which stays as it is."""
     if arguments.outdir:
@@ -244,7 +261,7 @@ def outdir(arguments: argparse.Namespace, opened: Any) -> Path:
         else "analysis-" + re.sub(r"[^A-Za-z0-9.]+", "-", arguments.images).strip("-")
     )
     run = opened.folder.parent.parent
-    if (run / "metrics.jsonl").exists():
+    if in_run(opened):
         return run / name
     own = Path("runs") / opened.folder.name
     if (own / "config.json").exists():  # a run of the same name
@@ -280,7 +297,8 @@ def run_from(argv: list[str]) -> int:
     context, arguments = open_everything(argv)
     from unetrep_jax import stages
 
-    left_out = stages.run_and_report(context, arguments.only, arguments.redo)
+    with storage.one_line_when_full(context.outdir, "--outdir"):
+        left_out = stages.run_and_report(context, arguments.only, arguments.redo)
     if stages.up_to_date(context, ["explorer"]):
         print(f"explorer: {(context.outdir / 'explorer' / 'index.html').resolve()}", flush=True)
     print(f"report: {(context.outdir / 'report.html').resolve()}", flush=True)

@@ -11,19 +11,22 @@ runs each in a fork of itself, which has imported everything: much faster than a
 but that figures are made and not rendered.
 """
 
+import contextlib
 import functools
 import json
 import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / "configs" / "default.py"
@@ -218,7 +221,7 @@ class Process:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path):
         """Starts it in a folder."""
-        self._files = out, err = _outputs()
+        self._files = out, err = outputs()
         self.popen = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=folder)
 
     def wait(self, patience: float = PATIENCE) -> Result:
@@ -230,10 +233,6 @@ class Process:
             self.popen.wait()
             raise
         return Result(code, *map(_read, self._files))
-
-    def has_printed(self) -> bool:
-        """Whether anything came on the standard output."""
-        return os.fstat(self._files[0].fileno()).st_size > 0
 
     def wait_until(self, condition) -> None:
         """Returns when the condition holds, or the process has ended."""
@@ -259,14 +258,39 @@ def save_unrendered(figure: object, folder: Path, name: str, formats: Sequence[s
     return folder / f"{name}.png"
 
 
+def limited(what: str, kibibytes: int) -> list[str]:
+    """A program that runs a script under a limit of `ulimit`: "-f" on the length of files, "-v" on memory."""
+    return ["bash", "-c", f'ulimit {what} {kibibytes}; exec "$@"', "bash"]
+
+
+def start_two(
+    place: Place, run: Path, flags: Sequence[str] = (), moments: Sequence = ((), ()), learn: bool = False, **changed: object
+) -> list[Process]:
+    """Starts two processes that make one run, of one device each; the other arguments are as those of `Place.start`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": address}
+    changed |= {"devices__processes": 2}
+    commands = [[*place.training(run, **changed, devices__process=i), *flags] for i in range(2)]
+    return [place.start(command, at, learn=learn) for command, at in zip(commands, moments, strict=True)]
+
+
+def log_lines(run: Path) -> list[dict]:
+    """The lines of a run's log; none where there is no log yet."""
+    log = run / "metrics.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
 def snapshot(folder: Path) -> dict[str, tuple]:
     """Every file below a folder: its content, and when it was written."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def _run_script(command: Sequence[str]) -> None:
-    sys.argv = [str(ROOT / command[0]), *command[1:]]
+def run_script(command: Sequence[object]) -> None:
+    """Runs a script in this process, as Python would from its command line."""
+    sys.argv = [str(ROOT / str(command[0])), *map(str, command[1:])]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -294,7 +318,7 @@ def _run_forks(cases: Sequence[tuple], at_once: int, learn: bool) -> list[Result
     for number, (command, moments) in enumerate(cases):
         if len(running) == at_once:
             _collect(running, ended)
-        files = _outputs()
+        files = outputs()
         running[_fork(command, moments, files, learn)] = number, files
     while running:
         _collect(running, ended)
@@ -305,19 +329,46 @@ def _fork(command: Sequence[str], moments: Sequence[Sequence], files: Sequence[I
     child = os.fork()
     if child == 0:
         signal.alarm(PATIENCE)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let programs in the background ignore
+
+        def script() -> None:
+            if learn:
+                learn_programs()
+            if moments:
+                _interrupt_at([Moment(*moment) for moment in moments])
+            run_script(command)
+
+        become(script, files)
+    return child
+
+
+def become(function: Callable[[], int | None], files: Sequence[IO[str]]) -> NoReturn:
+    """Makes a fork a program of its own: runs a function, with its output in files, and ends with its code as Python would."""
+    code = 1
+    try:
+        # As for a command that a person starts: what runs in the background ignores Ctrl-C, and so would its forks.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
-        for file, number in zip(files, (1, 2), strict=True):
+        for number, file in enumerate(files, 1):
             os.dup2(file.fileno(), number)
-        if learn:
-            import jax
+        code = function() or 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", LEARNED_SECONDS)
-        if moments:
-            _interrupt_at([Moment(*moment) for moment in moments])
-        os._exit(_code_of(command))
-    return child
+
+def learn_programs() -> None:
+    """What this process compiles is kept for the others; for those that nothing interrupts, as JAX does not write atomically."""
+    import jax
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEARNED_SECONDS)
 
 
 def _collect(running: dict[int, tuple], ended: dict[int, Result]) -> None:
@@ -327,24 +378,9 @@ def _collect(running: dict[int, tuple], ended: dict[int, Result]) -> None:
     ended[number] = Result(os.waitstatus_to_exitcode(status), *map(_read, files))
 
 
-def _code_of(command: Sequence[str]) -> int:
-    """Runs a script and ends it as the interpreter would."""
-    try:
-        _run_script(command)
-        return 0
-    except SystemExit as end:
-        return end.code or 0
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def _outputs() -> list[IO[str]]:
+def outputs() -> list[IO[str]]:
     """Files for what a process prints on its standard output and error."""
-    return [tempfile.TemporaryFile("w+") for _ in range(2)]
+    return [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]
 
 
 def _read(file: IO[str]) -> str:
@@ -371,7 +407,7 @@ def _main(mode: str, *rest: str) -> None:
     if mode == "signal":
         moments, *command = rest
         _interrupt_at([Moment(*moment) for moment in json.loads(moments)])
-        _run_script(command)
+        run_script(command)
         return
     import_everything()
     from unetrep_jax import figures

@@ -478,6 +478,13 @@ def test_analysis_needs_no_training_state(run):
         restore(run / "best")
 
 
+def test_what_else_a_run_goes_on_from_opens_too_and_is_not_in_a_copy_of_the_parameters(run, tmp_path):
+    folder = checkpoints.open_checkpoint(run).folder
+    assert checkpoints.open_checkpoint(run).data == restore(folder.parent, step=int(folder.name)).data != {}
+    checkpoints.export(run, tmp_path / "out")
+    assert checkpoints.open_checkpoint(tmp_path / "out").data == {}
+
+
 def test_parameters_saved_in_half_precision_open_in_float32(tmp_path):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), make_params(1))
     with writing(tmp_path) as series:

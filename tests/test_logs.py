@@ -76,6 +76,25 @@ def test_damaged_lines_are_told_of_and_the_readable_ones_stay(tmp_path, capsys, 
     assert lines(tmp_path)[-1]["step"] == 6
 
 
+def test_a_log_is_whole_as_long_as_the_lines_up_to_the_step_are(tmp_path):
+    log, file = logs.Log(tmp_path, LENGTH, 0), tmp_path / "metrics.jsonl"
+    assert logs.damage(file, 0, log.checksum()) == ""
+    log.training(5, 1.5, 0.25, 1e-3)
+    checksum = log.checksum()
+    log.training(6, 1.5, 0.25, 1e-3)
+    log.close()
+    whole = file.read_bytes()
+    for content in (whole, whole[:-9], whole.splitlines(keepends=True)[0]):  # more steps, one of them cut short, none
+        file.write_bytes(content)
+        assert logs.damage(file, 5, checksum) == ""
+    for content in (whole.replace(b"1.5", b"2.5", 1), whole[1:], b""):
+        file.write_bytes(content)
+        assert logs.damage(file, 5, None) == ""
+        assert logs.damage(file, 5, checksum).startswith(f"{file} is damaged: up to step 5 ")
+    file.unlink()
+    assert "is damaged" in logs.damage(file, 5, checksum)
+
+
 def test_processes_that_do_not_write_leave_nothing(tmp_path, capsys):
     log = logs.Log(tmp_path / "run", LENGTH, 0, writes=False)
     log.training(5, 1.5, 0.25, 1e-3)

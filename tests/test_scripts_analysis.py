@@ -6,10 +6,10 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import running
-from PIL import Image
+from faults.attack import require_one_line
+from faults.preparation import make_pictures
 from running import Moment
 
 import analyze
@@ -147,13 +147,7 @@ def test_an_analysis_killed_in_every_stage_goes_on_and_gives_identical_arrays(pl
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     """Twenty-one image files in two folders."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (21, 14, 18, 3), np.uint8)
-    for number, image in enumerate(pixels):
-        path = folder / f"class{number % 2}" / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(image).save(path)
-    return folder
+    return make_pictures(tmp_path_factory.mktemp("pictures"), 21)
 
 
 def test_other_images_may_be_a_folder_an_array_or_the_photographs(place, analysed, pictures):
@@ -185,12 +179,31 @@ def test_a_single_checkpoint_is_analysed_elsewhere_and_stays_as_it_is(place, ana
     shutil.rmtree(place.folder / "runs")
 
 
+def test_a_digit_that_changed_in_the_log_of_a_run_is_named_and_its_curves_are_left_out(place, tmp_path):
+    run = shutil.copytree(place.finished_run, tmp_path / "run")
+    command = place.analysis(run, "--only", "architecture")
+    whole = place.run_fork(command)
+    assert (whole.code, whole.err) == (0, "")
+    assert (run / "analysis" / "figures" / "training.png").exists()
+    log = run / "metrics.jsonl"
+    content = log.read_text()
+    digit = content.index('"loss": ') + len('"loss": ')
+    log.write_text(content[:digit] + str(9 - int(content[digit])) + content[digit + 1 :])
+    result = place.run_fork(command)
+    assert result.code == 0, result.err
+    [line] = result.err.splitlines()
+    assert line.startswith(f"{log} is damaged: up to step 40 ")
+    assert not (run / "analysis" / "figures" / "training.png").exists()
+    log.unlink()
+    result = place.run_fork(command)
+    assert result.code == 0 and f"{log} is damaged" in result.err
+    assert not (place.folder / "runs").exists()
+
+
 def test_a_full_disk_costs_nothing_that_was_there(place, copy):
     before = {name: file for name, file in running.snapshot(copy / "analysis").items() if not name.startswith(".")}
     command = with_labels(place, copy, "--redo", "denoising", "sparsity")
-    result = place.run(command, prefix=["bash", "-c", 'ulimit -f 4; exec "$@"', "bash"])
-    assert result.code == 2
-    assert len(result.err.splitlines()) == 1, result.err
-    assert re.match("analyze.py: .*(File too large|No space left)", result.err)
+    result = place.run(command, prefix=running.limited("-f", 4))
+    require_one_line(result, "analyze.py", "File too large", "No space left")
     after = running.snapshot(copy / "analysis")
     assert {name: after[name] for name in before} == before

@@ -1,14 +1,18 @@
 """A disk that fills up, and a folder that is taken: one line, exit code 2, and what was there stays."""
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import running
+from faults.attack import require_one_line
 
-from unetrep_jax import checkpoints
+import analyze
+from unetrep_jax import checkpoints, stages
 from unetrep_jax.storage import verify_manifest
 
 # A file system of two megabytes that only this command sees; the folder is copied out of it at the end.
@@ -37,18 +41,6 @@ def small_disk(tmp_path) -> Path:
     return tmp_path / "small"
 
 
-def limited(kibibytes: int) -> list[str]:
-    """A program that lets a script write no file longer than this: a disk that is full for large files alone."""
-    return ["bash", "-c", f'ulimit -f {kibibytes}; exec "$@"', "bash"]
-
-
-def assert_one_line(result: running.Result, *words: str) -> None:
-    assert result.code == 2, result.err
-    assert len(result.err.splitlines()) == 1, result.err
-    assert result.err.startswith("train.py: ")
-    assert any(word in result.err for word in words), result.err
-
-
 def assert_goes_on_to_the_same_end(place, run: Path) -> None:
     assert place.run_fork(place.training(run)).code == 0
     for name in ("last", "best"):
@@ -59,7 +51,7 @@ def assert_goes_on_to_the_same_end(place, run: Path) -> None:
 def test_training_ends_when_the_disk_is_full_and_goes_on_when_it_is_not(place, small_disk):
     command = place.training(small_disk / "disk" / "run", checkpoint__keep=100)
     result = place.run(command, prefix=[*NAMESPACE, "sh", "-c", SMALL_DISK, str(small_disk)])
-    assert_one_line(result, "No space left", "free on the disk")
+    require_one_line(result, "train.py", "No space left", "free on the disk")
     run = small_disk.with_name("small.out") / "run"
     whole = [run / name / str(step) for name in ("last", "best") for step in checkpoints.steps(run / name)]
     assert whole
@@ -70,16 +62,28 @@ def test_training_ends_when_the_disk_is_full_and_goes_on_when_it_is_not(place, s
 
 def test_training_ends_when_a_file_cannot_grow(place, tmp_path):
     run = tmp_path / "run"
-    result = place.run(place.training(run), prefix=limited(8))
-    assert_one_line(result, "File too large")
+    result = place.run(place.training(run), prefix=running.limited("-f", 8))
+    require_one_line(result, "train.py", "File too large")
     assert_goes_on_to_the_same_end(place, run)
 
 
 def test_images_that_do_not_fit_on_the_disk_stop_the_run_before_it_begins(place, tmp_path):
     changed = {"data__source": "photographs", "data__cache_dir": tmp_path / "cache", "data__train_crops": 300}
-    result = place.run(place.training(tmp_path / "run", **changed), prefix=limited(16))
-    assert_one_line(result, "File too large", "No space left")
+    result = place.run(place.training(tmp_path / "run", **changed), prefix=running.limited("-f", 16))
+    require_one_line(result, "train.py", "File too large", "No space left")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_analysis_that_finds_the_disk_full_names_the_folder_and_the_flag_that_moves_it(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = SimpleNamespace(outdir=tmp_path), SimpleNamespace(only=None, redo=[])
+    monkeypatch.setattr(analyze, "open_everything", lambda _: opened)
+    monkeypatch.setattr(stages, "run_and_report", full)
+    assert analyze.main([]) == 2
+    line = f"analyze.py: No space left in {tmp_path}: free some, or name another folder by --outdir.\n"
+    assert capsys.readouterr().err == line
 
 
 def test_other_training_images_are_refused_and_the_run_stays(place, tmp_path):
@@ -88,6 +92,6 @@ def test_other_training_images_are_refused_and_the_run_stays(place, tmp_path):
     np.save(images, 255 - np.load(place.folder / "train.npy"))
     before = {name: file for name, file in running.snapshot(run).items() if name != ".lock"}
     result = place.run_fork(place.training(run, data__train_path=images))
-    assert_one_line(result, "The training images cannot be continued: the images' fingerprint was")
+    require_one_line(result, "train.py", "The training images cannot be continued: the images' fingerprint was")
     assert "--fresh" in result.err
     assert {name: file for name, file in running.snapshot(run).items() if name != ".lock"} == before

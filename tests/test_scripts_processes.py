@@ -4,13 +4,11 @@ import json
 import re
 import shutil
 import signal
-import socket
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import running
+from faults.numbers import require_close
 from running import PER_EPOCH, Moment
 
 from unetrep_jax import checkpoints
@@ -43,38 +41,13 @@ def by_two_processes(place, tmp_path_factory) -> tuple[Path, list[running.Result
     """A run of one epoch by two processes, begun afresh in the folder of another run; and what the two left."""
     run = shutil.copytree(place.finished_run, tmp_path_factory.mktemp("processes") / "run")
     late = [Moment(SLOW, "os.remove", r"run/config\.json$")]
-    started = start_two(place, run, ["--fresh"], [(), late], **EVERY_STEP, train__epochs=1)
+    started = running.start_two(place, run, ["--fresh"], [(), late], **EVERY_STEP, train__epochs=1)
     return run, [process.wait() for process in started]
 
 
-def start_two(
-    place, run: Path, flags: Sequence[str] = (), moments: Sequence = ((), ()), **changed: object
-) -> list[running.Process]:
-    """Starts two processes that make one run, of one device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": address}
-    changed |= {"devices__processes": 2}
-    commands = [[*place.training(run, **changed, devices__process=i), *flags] for i in range(2)]
-    return [place.start(command, at) for command, at in zip(commands, moments, strict=True)]
-
-
-def lines(run: Path, key: str) -> dict[int, object]:
-    """Step -> what `metrics.jsonl` says of it."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    by_step = {line["step"]: line[key] for line in found if key in line}
-    assert len(by_step) == sum(key in line for line in found)
-    return by_step
-
-
 def assert_same_numbers(run: Path, other: Path, steps: int) -> None:
-    """Losses and PSNR of so many steps, up to the order of sums (Adam multiplies the differences)."""
-    for key, tolerance in (("loss", 1e-4), ("gradient_norm", 1e-3), ("psnr", 1e-4)):
-        found, expected = lines(run, key), lines(other, key)
-        shared = [step for step in expected if step <= steps]
-        assert [step for step in found if step <= steps] == shared
-        np.testing.assert_allclose([found[s] for s in shared], [expected[s] for s in shared], rtol=tolerance)
+    """Losses, gradients and PSNR of so many steps, up to the order of sums."""
+    require_close(running.log_lines(run), running.log_lines(other), steps)
 
 
 def test_the_number_of_devices_does_not_change_the_run(by_devices):
@@ -89,7 +62,7 @@ def test_two_processes_make_the_run_that_one_makes(by_two_processes, by_devices)
 
 def test_only_the_first_of_two_processes_writes_and_reports(by_two_processes):
     run, (first, second) = by_two_processes
-    assert list(lines(run, "loss")) == [*range(1, PER_EPOCH + 1)]
+    assert [line["step"] for line in running.log_lines(run) if "loss" in line] == [*range(1, PER_EPOCH + 1)]
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert "step 1/" in first.out
     assert "step 1/" not in second.out
@@ -111,7 +84,7 @@ def test_a_run_of_two_processes_goes_on_as_one_process_with_four_devices(place, 
 
 def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(place, tmp_path):
     run = tmp_path / "run"
-    processes = start_two(place, run, train__epochs=100_000, evaluate__every=10**9, checkpoint__every=10**9)
+    processes = running.start_two(place, run, train__epochs=100_000, evaluate__every=10**9, checkpoint__every=10**9)
     log = run / "metrics.jsonl"
     processes[0].wait_until(lambda: log.exists() and log.stat().st_size > 0)
     processes[1].popen.send_signal(signal.SIGTERM)

@@ -43,8 +43,11 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert not any(what.startswith("refused") for what in content.values())
 
 
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def flip(file: Path, position: int) -> None:
+    """Changes one bit."""
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
 
 
 # Killed.
@@ -82,22 +85,13 @@ def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(place, copy):
     file = max((copy / "last" / "40" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    flip(file, file.stat().st_size // 2)
     result = place.run_fork(place.training(copy))
     assert result.code == 0, result.err
     assert f"resumed {copy} at step 36" in result.out
     assert "damaged" in result.err
     shutil.rmtree(copy / "last" / "40.damaged")
     assert_same_run(copy, place.finished_run)
-
-
-def flip(file: Path, position: int) -> None:
-    """Changes one bit."""
-    content = bytearray(file.read_bytes())
-    content[position] ^= 1
-    file.write_bytes(content)
 
 
 @pytest.mark.parametrize("position", [20, 1], ids=["a digit", "a quotation mark"])
@@ -181,7 +175,7 @@ def test_how_long_how_often_and_on_how_many_devices_may_change(place, copy):
     assert (result.code, result.err) == (0, "")
     assert f"resumed {copy} at step {STEPS}" in result.out
     assert checkpoints.steps(copy / "last") == [45, 48]
-    before, after = metrics(place.finished_run), metrics(copy)
+    before, after = running.log_lines(place.finished_run), running.log_lines(copy)
     assert after[: len(before)] == before
     assert [line["step"] for line in after[len(before) :]] == [42, 42, 45, 48, 48]
 
@@ -200,8 +194,8 @@ def test_fresh_discards_the_run_and_nothing_else(place, copy):
     changed = {"train__epochs": 1, "train__learning_rate": 0.002}
     result = place.run_fork([*place.training(copy, **changed), "--fresh"])
     assert (result.code, result.err) == (0, "")
-    assert [line["step"] for line in metrics(copy)] == [5, 6, 8, 8]
-    assert metrics(copy)[0]["learning_rate"] == np.float32(0.002)
+    assert [line["step"] for line in running.log_lines(copy)] == [5, 6, 8, 8]
+    assert running.log_lines(copy)[0]["learning_rate"] == np.float32(0.002)
     assert checkpoints.steps(copy / "last") == [4, 8]
     assert len(list((copy / "tensorboard").iterdir())) == 1
     assert (copy / "notes.txt").read_text() == "mine"
@@ -244,7 +238,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_that_step_and_leaves_good_che
     assert 5 <= good < step
     assert good == checkpoints.steps(run / "last")[-1]
     every_step = place.run_fork(place.training(tmp_path / "again", **changed | {"log__every": 1}))
-    assert [line["step"] for line in metrics(tmp_path / "again")][-1] == step - 1, every_step.err
+    assert [line["step"] for line in running.log_lines(tmp_path / "again")][-1] == step - 1, every_step.err
     for kept in checkpoints.steps(run / "last"):
         restored = checkpoints.restore(run / "last", like=checkpoint_content.training_state(), step=kept)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((restored.params, restored.averaged)))

@@ -16,6 +16,7 @@ from configs import default
 from unetrep_jax import clusters, measures, noise, representation, stages
 from unetrep_jax.data import ImageSet
 from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.stages.context import arrays_in
 from unetrep_jax.storage import InputError
 
 SETTINGS = {
@@ -258,6 +259,14 @@ def test_damaged_figures_and_words_of_the_report_are_made_again(make_context):
         assert (context.outdir / "report.html").read_bytes() == page
 
 
+def test_arrays_of_a_folder_come_in_the_order_of_their_names_however_it_is_listed(tmp_path, monkeypatch):
+    for name in ("b", "a", "c"):
+        np.save(tmp_path / f"{name}.npy", np.arange(3))
+    for order in ("abc", "cab"):
+        monkeypatch.setattr(Path, "glob", lambda folder, _, order=order: iter([folder / f"{name}.npy" for name in order]))
+        assert list(arrays_in(tmp_path)) == ["a", "b", "c"]
+
+
 def test_a_stage_whose_arrays_are_damaged_is_made_again_and_named(make_context, capsys):
     context = make_context()
     stages.run_and_report(context, ["denoising"], [])
@@ -278,6 +287,20 @@ def test_damaged_lines_of_the_training_log_are_left_out_and_counted(make_context
     stages.run_and_report(context, ["denoising"], [])
     assert "1 damaged lines are left out" in capsys.readouterr().err
     assert "Training loss" in (context.outdir / "report.html").read_text()
+
+
+def test_a_report_shows_no_curves_of_a_training_log_that_is_damaged(make_context, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "images": 8, "loss": 2.5}\n{"step": 1, "images": 8, "sigma": [0.1], "psnr": [20.0]}\n'
+    )
+    context = make_context()._replace(training_log=tmp_path / "metrics.jsonl")
+    stages.write_report(context)
+    assert "Training loss" in (context.outdir / "report.html").read_text()
+    stages.write_report(context._replace(log_damage=lambda: "metrics.jsonl is damaged: so and so"))
+    assert capsys.readouterr().err == "metrics.jsonl is damaged: so and so; the report leaves its curves out.\n"
+    page = (context.outdir / "report.html").read_text()
+    assert "Training loss" not in page and "The curves are left out" in page
+    assert not list((context.outdir / "figures").glob("training.*"))
 
 
 def test_a_record_of_figures_names_none_outside_their_folder(make_context):

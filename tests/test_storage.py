@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -198,12 +199,12 @@ def flip(path, position=-1):
 
 def complete_folder(tmp_path):
     with storage.replacing(tmp_path / "f", "k") as partial:
-        for name in ("a.npz", "deep/b.json"):
+        for name in ("a.bin", "deep/b.json"):
             storage.write_atomically(partial / name, f"content of {name}")
     return tmp_path / "f"
 
 
-@pytest.mark.parametrize("name", ["a.npz", "deep/b.json"])
+@pytest.mark.parametrize("name", ["a.bin", "deep/b.json"])
 @pytest.mark.parametrize("harm", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
 def test_a_complete_folder_with_a_damaged_file_counts_as_not_written_and_the_file_is_named(tmp_path, capsys, name, harm):
     folder = complete_folder(tmp_path)
@@ -217,7 +218,7 @@ def test_a_complete_folder_with_a_damaged_file_counts_as_not_written_and_the_fil
 def test_a_folder_that_is_made_again_is_complete_again(tmp_path):
     folder = complete_folder(tmp_path)
     assert storage.is_complete(folder, "k")
-    flip(complete_folder(tmp_path) / "a.npz")
+    flip(complete_folder(tmp_path) / "a.bin")
     assert not storage.is_complete(folder, "k")
     assert storage.is_complete(complete_folder(tmp_path), "k")
 
@@ -240,9 +241,9 @@ def test_large_folders_are_compared_only_where_size_or_time_differ(tmp_path, mon
     assert storage.is_complete(folder, "k")
     monkeypatch.undo()
     monkeypatch.setattr("unetrep_jax.storage.folders.LARGE", 10)
-    flip(folder / "a.npz")
+    flip(folder / "a.bin")
     assert not storage.is_complete(folder, "k")
-    assert "a.npz changed" in capsys.readouterr().err
+    assert "a.bin changed" in capsys.readouterr().err
 
 
 def test_a_file_that_the_system_does_not_give_is_no_damage(tmp_path, monkeypatch):
@@ -258,6 +259,16 @@ def test_a_file_that_the_system_does_not_give_is_no_damage(tmp_path, monkeypatch
     monkeypatch.setattr("unetrep_jax.storage.folders.sha256", fails)
     with pytest.raises(OSError, match="Input/output error"):
         storage.is_complete(folder, "k")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "U3", "bool", "V2", [("a", "i4"), ("b", "f8", (3,))]], ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (4, 3)])
+def test_arrays_of_any_plain_type_and_shape_are_no_objects(tmp_path, dtype, shape):
+    array = np.zeros(shape, dtype)
+    with storage.replacing(tmp_path / "f", "k") as partial:
+        np.save(partial / "a.npy", array)
+        np.savez(partial / "b.npz", a=array, b=array)
+    assert storage.is_complete(tmp_path / "f", "k")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", '{"key": ["k"]}'])
@@ -371,6 +382,27 @@ class Planted:
 def test_an_object_in_an_array_file_is_never_unpickled(tmp_path):
     np.savez(tmp_path / "x.npz", key=np.array([Planted(tmp_path / "executed")], object), sha256="0")
     assert storage.read_arrays(tmp_path / "x.npz") is None
+    assert not (tmp_path / "executed").exists()
+
+
+# What holds the object -> the file, and how it gets there.
+PLANTS = {
+    "an array": ("deep/a.npy", lambda path, planted: np.save(path, np.array([planted], object))),
+    "a field": ("a.npy", lambda path, planted: np.save(path, np.array([(1, planted)], [("a", int), ("b", object)]))),
+    "one of several arrays": ("a.npz", lambda path, planted: np.savez(path, a=np.arange(3), b=np.array([planted], object))),
+    "a pickle called an array": ("a.npy", lambda path, planted: path.write_bytes(pickle.dumps(planted))),
+    "a pickle called arrays": ("a.npz", lambda path, planted: path.write_bytes(pickle.dumps(planted))),
+}
+
+
+@pytest.mark.parametrize("what", PLANTS)
+def test_a_folder_with_an_object_in_an_array_counts_as_not_written_though_its_checksums_fit(tmp_path, capsys, what):
+    name, plant = PLANTS[what]
+    with storage.replacing(tmp_path / "f", "k") as partial:
+        (partial / name).parent.mkdir(exist_ok=True)
+        plant(partial / name, Planted(tmp_path / "executed"))
+    assert not storage.is_complete(tmp_path / "f", "k")
+    assert capsys.readouterr().err == f"{tmp_path / 'f'} is damaged: {name} holds something else than plain arrays\n"
     assert not (tmp_path / "executed").exists()
 
 

@@ -75,6 +75,7 @@ class Opened(NamedTuple):
       weights: which parameters these are: "averaged" or "params".
       folder: the checkpoint.
       fingerprint: sha256 of its manifest: the same for copies, another for any other content.
+      data: what else the run goes on from; empty where the checkpoint holds parameters alone.
     """
 
     config: dict[str, Any]
@@ -83,6 +84,7 @@ class Opened(NamedTuple):
     weights: str
     folder: Path
     fingerprint: str
+    data: dict[str, Any]
 
 
 def tell(text: str) -> None:
@@ -251,7 +253,8 @@ def open_checkpoint(path: Path | str, step: int | None = None, weights: str | No
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), _read_arrays(folder, [weights])[weights])
     if bad := [name for name, leaf in _leaves(params).items() if not np.isfinite(leaf).all()]:
         raise InputError(f"{folder} holds parameters that are no numbers: {bad[0]} has NaN or infinity; give another checkpoint.")
-    return Opened(header["config"], params, header["step"], weights, folder, fingerprint(folder))
+    data = _read_values(folder, "data") if (folder / "data").is_dir() else {}
+    return Opened(header["config"], params, header["step"], weights, folder, fingerprint(folder), data)
 
 
 def fingerprint(folder: Path | str) -> str:

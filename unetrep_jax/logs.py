@@ -53,16 +53,11 @@ class Log:
         if not self._writes:
             return
         path = folder / "metrics.jsonl"
-        written = path.read_bytes().splitlines() if path.exists() else []
-        lines = [line for line in written if _step_of(line) <= step]
-        self._digest = hashlib.sha256(b"".join(line + b"\n" for line in lines))
-        if checksum not in (None, self.checksum()):
-            print(
-                f"{path} is damaged: up to step {step:,} it is not what it was when that step was saved; {len(lines)} readable "
-                "lines of it are kept.",
-                file=sys.stderr,
-            )
-        storage.write_atomically(path, b"".join(line + b"\n" for line in lines))
+        kept = _until(path, step)
+        if damaged := damage(path, step, checksum):
+            print(f"{damaged}; {len(kept.splitlines())} readable lines of it are kept.", file=sys.stderr)
+        self._digest = hashlib.sha256(kept)
+        storage.write_atomically(path, kept)
         self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
         self._board = Board(folder / "tensorboard", step + 1)
 
@@ -164,6 +159,19 @@ class Board:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def damage(path: Path, step: int, checksum: str | None) -> str:
+    """What is wrong with the log up to a step, of which `Log.checksum` gave this then; "" where nothing is, or it is not known."""
+    if checksum in (None, hashlib.sha256(_until(path, step)).hexdigest()):
+        return ""
+    return f"{path} is damaged: up to step {step:,} it is not what it was when that step was saved"
+
+
+def _until(path: Path, step: int) -> bytes:
+    """The readable lines of a log up to a step."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return b"".join(line + b"\n" for line in lines if _step_of(line) <= step)
 
 
 def _step_of(line: bytes) -> float:

@@ -106,9 +106,9 @@ def said(word: str, text: str) -> bool:
     return re.search(f"{before}{re.escape(word)}{after}", text) is not None
 
 
-def require_ended_well(result: Result, what: str = "") -> None:
+def require_ended_well(result: Result, what: str = "the command") -> None:
     """Exit code 0."""
-    require(result.code == 0, f"{what or 'not taken up'}: code {result.code}, {result.err[-600:]}")
+    require(result.code == 0, f"{what} ended with {result.code}: {result.err[-600:]}")
 
 
 def require_no_traceback(result: Result) -> None:

@@ -9,19 +9,19 @@ import hashlib
 import json
 import os
 import re
-import runpy
 import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[2]
+import running
+
+ROOT = running.ROOT
 PATIENCE = 300  # seconds until a process counts as hanging
 WRITES = (
     "os.rename",
@@ -44,13 +44,13 @@ class Result(NamedTuple):
 class Child:
     """A function that runs in a fork; what it prints goes to files, so that it never waits for a reader."""
 
-    def __init__(self, function: Callable[[], int], folder: Path):
+    def __init__(self, function: Callable[[], int | None], folder: Path):
         """Starts it in a folder."""
-        self._files = _outputs()
+        self._files = running.outputs()
         self._began, self._code = time.monotonic(), None
         self.pid = os.fork()
         if self.pid == 0:
-            _become(function, self._files, folder)
+            running.become(lambda: os.chdir(folder) or function(), self._files)
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
@@ -90,48 +90,16 @@ class Child:
         return False
 
 
-def _outputs() -> list[IO[str]]:
-    """Files for what a process prints on its standard output and error."""
-    return [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]
-
-
-def _become(function: Callable[[], int], files: Sequence, folder: Path) -> None:
-    code = 1
-    try:
-        # As for a command that a person starts: a campaign in the background ignores Ctrl-C, and so would its forks.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with open(os.devnull) as nothing:
-            os.dup2(nothing.fileno(), 0)
-        for number, file in enumerate(files, 1):
-            os.dup2(file.fileno(), number)
-        os.chdir(folder)
-        code = function()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
 def start(
     command: Sequence[object], folder: Path, before: Callable[[], Any] = lambda: None, learn: bool = False
 ) -> Child:
     """Starts a script in a fork; `before` runs there first. Only with `learn` it adds to the compiled programs that all share."""
 
-    def script() -> int:
+    def script() -> None:
         if learn:
-            import jax
-
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+            running.learn_programs()
         before()
-        sys.argv = [str(ROOT / str(command[0])), *map(str, command[1:])]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        return 0
+        running.run_script(command)
 
     return Child(script, folder)
 
@@ -140,9 +108,8 @@ def call(function: Callable[[], Any], folder: Path = ROOT) -> Any:
     """What a function gives in a fork, as JSON holds it; raises RuntimeError with its traceback where it failed."""
     with tempfile.NamedTemporaryFile("r") as answer:
 
-        def ask() -> int:
+        def ask() -> None:
             Path(answer.name).write_text(json.dumps(function()))
-            return 0
 
         result = Child(ask, folder).wait()
         if result.code:
@@ -166,6 +133,17 @@ def on_write(folder: Path, act: Callable[[int], None]) -> None:
             act(count)
 
     sys.addaudithook(hook)
+
+
+def count_writes(folder: Path, counted: Path) -> Callable[[], None]:
+    """For `before`: each such operation makes a file, empty now, one byte longer, which outlives the process."""
+    counted.write_bytes(b"")
+
+    def watch() -> None:
+        file = os.open(counted, os.O_WRONLY | os.O_APPEND)
+        on_write(folder, lambda _: os.write(file, b"."))
+
+    return watch
 
 
 def signal_at_write(
@@ -253,8 +231,6 @@ def stay_inside(folder: Path, *reports: Path | None) -> None:
 
 def import_everything() -> None:
     """What the scripts import, once for all forks; starts no device. What takes seconds elsewhere is done at once here."""
-    import running
-
     running.import_everything()
     import configs.default  # noqa: F401
     import unetrep_jax.figures

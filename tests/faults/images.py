@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from faults import children, pictures
-from faults.attack import Attack, require
+from faults.attack import Attack, require, require_ended_well
 from faults.preparation import Preparation
 from faults.scene import Scene
 
@@ -67,7 +67,7 @@ def many_files(scene: Scene, chance: random.Random) -> None:
         (folder / f"{number}-{one.name}").write_bytes(one.content)
     scene.clear()
     result = Preparation(scene, folder).start(max_unreadable=1.0).wait()
-    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+    require_ended_well(result)
     found = json.loads(result.out)
     names = {f"{number}-{one.name}": one.fate for number, one in enumerate(made)}
     require(found["images"] + len(found["skipped"]) == len(made), f"{found} of {len(made)}")

@@ -17,8 +17,6 @@ MEANS = {
     "model.channels": ("model.decoder_depth", "model.encoder_depth", "data.image_size", "train.crop"),
     "analysis.sigmas": ("analysis.sigma", "analysis.robustness_sigma", "analysis.probe_sigmas"),
 }
-# Arguments that a line may name by what they hold.
-ALSO = {"--only": "stage", "--redo": "stage"}
 # Setting -> where the facts of an analysis tell it, and how.
 TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
     "analysis.seed": ("seed", str),
@@ -64,7 +62,7 @@ def names(line: str, argument: str) -> bool:
     line = line.replace("--config.", "")
     if not argument.startswith("--config.") or not equals:
         name = argument.partition("=")[0]
-        parts = (argument[:40], repr(argument)[:40], name, argument[:2] if argument[1:2].isalpha() else "", ALSO.get(name, ""))
+        parts = (argument[:40], repr(argument)[:40], name, argument[:2] if argument[1:2].isalpha() else "")
         return any(said(part, line) for part in parts if part)
     if said(f"{key} is no setting", line):
         return True

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from faults import children, same
-from faults.attack import Missed, require, require_one_line
+from faults.attack import Missed, require, require_ended_well, require_one_line
 from faults.preparation import Preparation
 from faults.scene import SHORT, Scene
 
@@ -40,7 +40,7 @@ def odd_path(scene: Scene, path: str) -> None:
 def numbers(scene: Scene, run: Path, changed: dict[str, object]) -> bytes:
     """The log of one step of training, and an analysis that must work."""
     result = scene.do(scene.training(run, **SHORT | changed))
-    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+    require_ended_well(result)
     command = scene.place.analysis(run, "--only", "architecture")
     result = scene.do(command)
     require(result.code == 0 and "report: " in result.out, f"analysis: code {result.code}: {result.err[-600:]}")
@@ -76,7 +76,7 @@ def slow_data(scene: Scene) -> None:
         )
 
     result = preparation.start(slow).wait()
-    require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+    require_ended_well(result)
     same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")
 
 
@@ -99,6 +99,5 @@ def vanishing_data(scene: Scene, chance: random.Random) -> None:
     if not hit or result.code == 0:
         raise Missed("it had ended before")
     require_one_line(result, "train.py", str(pictures))
-    again = Preparation(scene).start().wait()
-    require(again.code == 0, f"not taken up: {again.err[-600:]}")
+    require_ended_well(Preparation(scene).start().wait())
     same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Preparation:
             try:
                 found = data.open_images(str(self.pictures), **form, max_unreadable=max_unreadable)
             except (InputError, OSError) as error:  # as the scripts do
-                print(f"train.py: {' '.join(str(error).split())}", file=children.sys.stderr)
+                print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
                 return 2
             print(
                 json.dumps(
@@ -68,10 +69,7 @@ class Preparation:
         """What comes out undisturbed."""
         self.scene.clear()
         counted = self.scene.folder / "counted"
-        counted.write_bytes(b"")
-        file = os.open(counted, os.O_WRONLY | os.O_APPEND)
-        result = self.start(lambda: children.on_write(self.scene.arena, lambda _: os.write(file, b"."))).wait()
-        os.close(file)
+        result = self.start(children.count_writes(self.scene.arena, counted)).wait()
         if result.code:
             raise RuntimeError(f"undisturbed, decoding ended with {result.code}: {result.err}")
         return Reference(

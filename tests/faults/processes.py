@@ -1,9 +1,7 @@
 """Loss of a process: one of two that make a run is killed or stands still; the other ends, and the run goes on with one or two."""
 
-import json
 import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import running
 
-from faults.attack import Attack, Broken, Missed, require, require_no_traceback
+from faults.attack import Attack, Broken, Missed, require, require_ended_well, require_no_traceback
 from faults.numbers import CLOSE, require_close
 from faults.scene import Scene
 
@@ -44,20 +42,10 @@ def attacks(scene: Scene) -> Iterator[Attack]:
             yield Attack("a process lost at a moment", LOST, f"{how} {name}", act)
 
 
-def start_two(scene: Scene, moments: tuple = ((), ()), learn: bool = False, **changed: object) -> list[running.Process]:
-    """Two new processes that make one run, of one device each; only what nothing ends adds to the compiled programs (`learn`)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": address}
-    commands = [scene.training(**changed, devices__processes=2, devices__process=index) for index in range(2)]
-    return [scene.place.start(command, at, learn=learn) for command, at in zip(commands, moments, strict=True)]
-
-
 def lose(scene: Scene, lost: int, number: int, chance: random.Random) -> None:
     """After a random step."""
     scene.clear()
-    processes = start_two(scene, **ENDLESS)
+    processes = running.start_two(scene.place, scene.run, **ENDLESS)
     log, lines = scene.run / "metrics.jsonl", chance.randint(6, 60)
 
     def lose_it() -> None:
@@ -75,7 +63,7 @@ def lose_at(scene: Scene, lost: int, moment: tuple[str, str], how: str, chance: 
     scene.clear()
     at = [(), ()]
     at[lost] = (running.Moment(getattr(signal, how), *moment),)
-    processes = start_two(scene, tuple(at), **ENDLESS)
+    processes = running.start_two(scene.place, scene.run, moments=at, **ENDLESS)
 
     def wait_for_it() -> None:
         give_up = time.monotonic() + running.PATIENCE
@@ -115,18 +103,20 @@ def survive(scene: Scene, processes: list[running.Process], lost: int, lose_it: 
     require(any(message in result.err for message in MESSAGES), f"no message: {result.err[-600:]}")
 
 
+def in_two(scene: Scene, changed: dict[str, object]) -> list[running.Result]:
+    """A run of two processes, to its end."""
+    return [process.wait() for process in running.start_two(scene.place, scene.run, learn=True, **changed)]
+
+
 def go_on(scene: Scene, lines: int, alone: bool) -> None:
     """To a little beyond the step where the process was lost."""
     saved = any((scene.run / "last").glob("[0-9]*/manifest.json"))
     changed = ENDLESS | {"train__epochs": lines // running.PER_EPOCH + 2}
-    if alone:
-        results = [scene.do(scene.training(devices__cpu_devices=2, **changed))]
-    else:
-        results = [process.wait() for process in start_two(scene, learn=True, **changed)]
+    results = [scene.do(scene.training(devices__cpu_devices=2, **changed))] if alone else in_two(scene, changed)
     for result in results:
-        require(result.code == 0, f"not taken up: code {result.code}, {result.err[-600:]}")
+        require_ended_well(result)
     require(not saved or f"resumed {scene.run} at step" in results[0].out, f"begun anew: {results[0].out[:300]}")
-    steps = [json.loads(line)["step"] for line in (scene.run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in running.log_lines(scene.run)]
     require(
         steps == sorted(steps) and len(set(steps)) >= changed["train__epochs"] * running.PER_EPOCH,
         "steps are missing in the log",
@@ -139,12 +129,7 @@ def same_numbers(scene: Scene) -> None:
     for alone in (True, False):
         scene.clear()
         changed = {"log__every": 1, "evaluate__every": 4, "train__epochs": 1}
-        results = (
-            [scene.do(scene.training(devices__cpu_devices=1, **changed))]
-            if alone
-            else [process.wait() for process in start_two(scene, learn=True, **changed)]
-        )
-        for result in results:
-            require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
-        logs.append([json.loads(line) for line in (scene.run / "metrics.jsonl").read_text().splitlines()])
+        for result in [scene.do(scene.training(devices__cpu_devices=1, **changed))] if alone else in_two(scene, changed):
+            require_ended_well(result)
+        logs.append(running.log_lines(scene.run))
     require_close(logs[1], logs[0])

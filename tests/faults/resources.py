@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import running
+
 from faults import children, mounts, places, same
 from faults.attack import (
     Attack,
@@ -20,6 +22,7 @@ from faults.attack import (
     require_ended_well,
     require_no_traceback,
     require_one_line,
+    told_lines,
 )
 from faults.preparation import Preparation
 from faults.scene import Scene
@@ -28,7 +31,6 @@ FULL = "one line, nothing half-written; with space again the same command goes o
 LINE = "one line; nothing is written"
 SAME = "the same numbers, bit for bit"
 MEMORY = "one line or success; with more memory the same command goes on to the same"
-
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
@@ -130,7 +132,8 @@ def full_disk(scene: Scene, chance: random.Random, work: Work) -> None:
     result = children.Child(on_small_disk, scene.folder).wait()
     if result.code == 0:
         raise Missed("it had room enough")
-    require_full(result, work.script, "No space left", "free on the disk", "are free")
+    remedies = ("--outdir",) if work.what == "analysis" else ("No space left", "free on the disk", "are free")
+    require_full(result, work.script, *remedies)
     children.remove(scene.arena)
     shutil.copytree(left, scene.arena)
     work.finish()
@@ -190,7 +193,7 @@ def memory(scene: Scene, what: str, gigabytes: float) -> None:
     """A real command under `ulimit -v`; then the same with all the memory that there is."""
     expected = (scene.trained() if what == "train.py" else scene.analysed()).content
     command = commanded(scene, what)
-    limit = ["bash", "-c", f'ulimit -v {int(gigabytes * 2**20)}; exec "$@"', "bash"]
+    limit = running.limited("-v", int(gigabytes * 2**20))
     script = [sys.executable, str(children.ROOT / command[0]), *map(str, command[1:])]
     done = subprocess.run([*limit, *script], cwd=scene.arena, capture_output=True, text=True, timeout=children.PATIENCE)
     result = children.Result(done.returncode, done.stdout, done.stderr, 0.0)

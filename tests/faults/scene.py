@@ -201,11 +201,7 @@ class Scene:
     def _undisturbed(self, command: list[str]) -> tuple[float, int]:
         """Runs a command that nothing happens to: (seconds, file operations)."""
         counted = self.folder / "counted"
-        counted.write_bytes(b"")
-        file = os.open(counted, os.O_WRONLY | os.O_APPEND)
-        count = functools.partial(children.on_write, self.arena, lambda _: os.write(file, b"."))
-        result = children.start(command, self.arena, count, learn=True).wait()
-        os.close(file)
+        result = children.start(command, self.arena, children.count_writes(self.arena, counted), learn=True).wait()
         if result.code:
             raise RuntimeError(f"undisturbed, {command[0]} ended with {result.code}: {result.err[-2000:]}")
         return result.seconds, counted.stat().st_size

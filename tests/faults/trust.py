@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from faults import children, markup
-from faults.attack import Absent, Attack, Missed, about, require, require_no_traceback
+from faults import children, markup, same
+from faults.attack import Absent, Attack, Missed, about, require, require_ended_well, require_no_traceback
 from faults.scene import Scene
 
 NEVER_RUN = "the planted object is never unpickled"
+REMADE = "the planted object is never unpickled; what holds it is made again, bit for bit, and named where it has a checksum"
 NO_CODE = "no module of the program unpickles, or runs text that it read"
 ESCAPED = "in no page a name becomes markup, and none is a path"
 VERIFIED = "what does not pass its check is removed and refused, and never gets its name"
@@ -44,7 +45,7 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         yield Attack("objects in arrays given", NEVER_RUN, what, lambda chance, what=what: given(scene, what))
     for number in range(scene.many(4, 120)):
         act = lambda chance, number=number: plant(scene, number)  # noqa: E731
-        yield Attack("objects in arrays kept", NEVER_RUN, f"array {number}", act)
+        yield Attack("objects in arrays kept", REMADE, f"array {number}", act)
     for number in range(scene.many(1, 6)):
         act = lambda chance: markup.names(scene, chance)  # noqa: E731
         yield Attack("names of classes and files", ESCAPED, f"folder {number}", act)
@@ -129,12 +130,15 @@ def planted(scene: Scene, path: Path) -> None:
 
     result = scene.do(scene.analysis(), watch)
     require_not_run(scene, result)
-    if opened.stat().st_size <= covered:
+    if not opened.stat().st_size:
         raise Missed("nothing reads it again")
+    require_ended_well(result)
+    require(not covered or f"{target.name} holds something else" in result.err, f"made again in silence: {result.err!r}")
+    same.require_same(same.analysis_content(scene.run), scene.analysed().content, "the analysis")
 
 
-def fit_checksums(target: Path) -> int:
-    """Makes the checksums of the folders that a file lies in fit it; returns how many there are."""
+def fit_checksums(target: Path) -> bool:
+    """Makes the checksums of the folders that a file lies in fit it; returns whether there are any."""
     from unetrep_jax import storage
 
     records = [folder / storage.COMPLETE for folder in target.parents[:2] if (folder / storage.COMPLETE).exists()]
@@ -142,7 +146,7 @@ def fit_checksums(target: Path) -> int:
         written = json.loads(record.read_text())
         written["sha256"][str(target.relative_to(record.parent))] = storage.sha256(target)
         record.write_text(json.dumps(written))
-    return len(records)
+    return bool(records)
 
 
 def download(scene: Scene, chance: random.Random) -> None:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import running
+
 from faults import children, same
 from faults.attack import Attack, Missed, require, require_ended_well, require_one_line
 from faults.preparation import Preparation
@@ -45,8 +47,7 @@ def frozen(scene: Scene, begin: Callable, moment: int) -> children.Child:
 def release(scene: Scene, first: children.Child) -> None:
     """Lets it go on, to a good end."""
     children.remove(scene.folder / "frozen")
-    result = first.wait()
-    require(result.code == 0, f"the first ended with {result.code}: {result.err[-600:]}")
+    require_ended_well(first.wait(), "the first")
 
 
 def refuse_second(scene: Scene, chance: random.Random, command: list[str], writes: int) -> None:
@@ -86,7 +87,7 @@ def two_caches(scene: Scene, chance: random.Random) -> None:
     sums = [json.loads(first.printed())["sum"]]
     for child in others:
         result = child.wait()
-        require(result.code == 0, f"code {result.code}: {result.err[-600:]}")
+        require_ended_well(result)
         sums.append(json.loads(result.out)["sum"])
     require(len(set(sums)) == 1, f"they got different images: {sums}")
     same.require_same(same.folder_content(scene.arena), reference.content, "the cache")
@@ -116,13 +117,11 @@ def analysis_beside(scene: Scene, chance: random.Random) -> None:
         ended = first.wait()
     require_ended_well(ended, "the training")
     require("stopped by SIGTERM" in ended.out and ended.err == "", f"the training: {ended.err[-600:]}")
-    log, expected = scene.run / "metrics.jsonl", reference.folder / "run" / "metrics.jsonl"
-    found, right = losses(log), losses(expected)
+    found, right = losses(scene.run), losses(reference.folder / "run")
     shared = [step for step in found if step in right and step < 40]
     require(len(shared) > 2 and all(found[step] == right[step] for step in shared), "other losses than alone")
 
 
-def losses(log: Path) -> dict[int, float]:
+def losses(run: Path) -> dict[int, float]:
     """Step -> loss."""
-    lines = map(json.loads, log.read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+    return {line["step"]: line["loss"] for line in running.log_lines(run) if "loss" in line}

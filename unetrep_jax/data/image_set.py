@@ -1,12 +1,11 @@
 """`ImageSet`, the form in which images reach the rest of the package, and how it is decoded once."""
 
-import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from unetrep_jax.storage import (
     fingerprint,
     is_complete,
     lock,
+    one_line_when_full,
     read_json,
     replacing,
     write_json,
@@ -133,17 +133,6 @@ def decode_once(
             collection, len(skipped), [f"{name}: {reason}" for name, reason in skipped.items()], max_unreadable
         )
     return image_set
-
-
-@contextmanager
-def one_line_when_full(folder: Path, setting: str) -> Iterator[None]:
-    """Turns the system's error about a full disk into one line that names the folder and the setting that moves it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"No space left in {folder}: free some, or name another folder by {setting}.") from error
 
 
 def _decode(collection: Collection, folder: Path, key: str, shape: tuple[int, int, int], max_unreadable: float) -> None:

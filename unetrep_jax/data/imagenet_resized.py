@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unetrep_jax.data.download import download
-from unetrep_jax.data.image_set import one_line_when_full
-from unetrep_jax.storage import InputError, Progress, lock
+from unetrep_jax.storage import InputError, Progress, lock, one_line_when_full
 
 BY_HAND = "https://image-net.org/download-images (section 'Downsampled image data', needs an account)"
 _NAME = re.compile(r"imagenet_resized/(8|16|32|64)x\1(:0\.1\.0)?")

@@ -49,6 +49,7 @@ class Context(NamedTuple):
       training_log: the run's `metrics.jsonl`, where there is one.
       outdir: folder of all results.
       circular: opens the same weights with circular padding; None where the denoiser is not one of `models`.
+      log_damage: what is wrong with the training log, as far as is known; "" where nothing is.
       courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
       made: the stages whose files are up to date, of those that the running one uses.
     """
@@ -63,6 +64,7 @@ class Context(NamedTuple):
     training_log: Path
     outdir: Path
     circular: Callable[[], Denoiser | None] = lambda: None
+    log_damage: Callable[[], str] = lambda: ""
     courses: Mapping[str, tuple[Milestone, ...]] = MappingProxyType({})
     made: frozenset[str] = frozenset()
 
@@ -129,6 +131,11 @@ def write_stage(folder: Path, key: str, arrays: Arrays, summary: dict) -> None:
     with storage.replacing(folder, key) as partial:
         np.savez(partial / "arrays.npz", **arrays)
         storage.write_json(partial / "summary.json", summary)
+
+
+def arrays_in(folder: Path) -> Arrays:
+    """The arrays that were streamed to a folder, by name and in the order of their names: file systems list them in any order."""
+    return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
 
 
 def averages(context: Context, stage: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from unetrep_jax import densities, devices, noise, reconstruction, storage
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages import reconstructing
-from unetrep_jax.stages.context import Arrays, Context, mean_colour, spread, write_stage
+from unetrep_jax.stages.context import Arrays, Context, arrays_in, mean_colour, spread, write_stage
 from unetrep_jax.stages.embedding_pairs import PURPOSE, choose_pairs, squared_distances
 from unetrep_jax.stages.sampled import refuse_or_tell
 from unetrep_jax.stages.wording import quartiles_of
@@ -224,7 +224,7 @@ def reconstructions(context: Context, rows: np.ndarray, folder: Path, key: str) 
                 writer.append(**step(mean, (images[rows[numbers // each]], numbers)))
                 progress.advance(len(numbers))
         writer.finish()
-    saved = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    saved = arrays_in(folder)
     refuse_or_tell(saved, "reconstructions of pairs", "analysis.schedule_*, matching_*", folder)
     return saved["images"].reshape(len(rows), each, *shape)
 

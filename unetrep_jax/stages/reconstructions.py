@@ -11,7 +11,7 @@ from skimage.metrics import structural_similarity
 
 from unetrep_jax import devices, figures, measures, neighbours, noise, reconstruction, report, sampling, storage
 from unetrep_jax.stages import reconstructing
-from unetrep_jax.stages.context import Arrays, Context, mean_colour, phi, phi_of, picture, write_stage
+from unetrep_jax.stages.context import Arrays, Context, arrays_in, mean_colour, phi, phi_of, picture, write_stage
 from unetrep_jax.stages.sampled import refuse_or_tell
 from unetrep_jax.stages.wording import quartiles_of
 
@@ -29,7 +29,7 @@ def run_reconstructions(context: Context, folder: Path, key: str) -> None:
     for name, arm in reconstructing.arms(context).items():
         made = context.outdir / "reconstructed" / name
         reconstructing.reconstruct_arm(context, arm, mean, made)
-        saved = {path.stem: np.load(path) for path in made.glob("*.npy")}
+        saved = arrays_in(made)
         refuse_or_tell(saved, arm.title, f"analysis.{arm.keys}", made)
         summary["arms"][name] = {"title": arm.title, "settings": settings_of(arm)}
         summary["arms"][name] |= measured(context, arm, saved, rows, others, arrays, name)

@@ -137,6 +137,9 @@ def readable_lines(log: Path) -> list[dict[str, Any]]:
 def section_training(context: Context) -> report.Section | None:
     """The run's own curves, where the checkpoint lies in a run."""
     log = context.training_log
+    if damage := context.log_damage():
+        print(f"{damage}; the report leaves its curves out.", file=sys.stderr)
+        return report.Section("Training", [f"The curves are left out: the run's `{log.name}` is damaged."])
     if not log.exists():
         return None
     lines = readable_lines(log)

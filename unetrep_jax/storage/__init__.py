@@ -22,7 +22,17 @@ from unetrep_jax.storage.files import (
     write_json,
     write_manifest,
 )
-from unetrep_jax.storage.folders import COMPLETE, PROGRESS, discard, is_complete, lock, recover, replacing, tidy
+from unetrep_jax.storage.folders import (
+    COMPLETE,
+    PROGRESS,
+    discard,
+    is_complete,
+    lock,
+    one_line_when_full,
+    recover,
+    replacing,
+    tidy,
+)
 from unetrep_jax.storage.progress import Progress, duration
 from unetrep_jax.storage.rows import RowWriter
 
@@ -42,6 +52,7 @@ __all__ = [
     "is_complete",
     "is_refused",
     "lock",
+    "one_line_when_full",
     "read_arrays",
     "read_json",
     "recover",

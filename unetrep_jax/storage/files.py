@@ -100,6 +100,31 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray] | None:
         return None
 
 
+def has_objects(path: Path | str) -> bool:
+    """Whether a .npy or .npz file holds Python objects, which nothing here writes and numpy does not read; or no arrays at all.
+
+    Only headers are read.
+
+    Raises:
+      OSError: it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        try:
+            if Path(path).suffix != ".npz":
+                return _dtype(file).hasobject
+            with zipfile.ZipFile(file) as members:
+                return any(_dtype(members.open(name)).hasobject for name in members.namelist())
+        except UNREADABLE:
+            return True
+
+
+def _dtype(file: io.BufferedIOBase) -> np.dtype:
+    """The type of the array in an open .npy file."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read_header(file)[2]
+
+
 def is_refused(error: Exception) -> bool:
     """Whether it is the system that did not give a file, rather than the file that cannot be understood."""
     return isinstance(error, OSError) and error.errno is not None

@@ -1,6 +1,7 @@
 """Folders that are whole or not there: locks, completion under a key with checksums, replacement."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from unetrep_jax.storage.files import InputError, files_under, fingerprint, read_json, sha256, write_json
+from unetrep_jax.storage.files import InputError, files_under, fingerprint, has_objects, read_json, sha256, write_json
 from unetrep_jax.storage.progress import Progress
 
 COMPLETE = "complete.json"
@@ -51,12 +52,24 @@ def _locked(file: IO[str], seconds: float) -> bool:
             time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def one_line_when_full(folder: Path, setting: str) -> Iterator[None]:
+    """Turns the system's error about a full disk into one line that names the folder and the setting that moves it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"No space left in {folder}: free some, or name another folder by {setting}.") from error
+
+
 def is_complete(folder: Path | str, key: str) -> bool:
     """Whether `folder` was completely written under the same `key` (see `replacing` and `RowWriter`), and is as it was then.
 
     Every file is compared with its checksum, once in a process unless it is written again; one that has changed or is gone is named
     on the error stream, and the folder counts as not written. Folders of more than `LARGE` bytes are compared only where a file's
     size or time is not what it was: reading them would take longer than most of what is done with them.
+    A folder with an array of Python objects counts as not written too, whatever its checksums say: numpy would refuse to read it.
 
     Raises:
       OSError: a file is there and cannot be read.
@@ -72,7 +85,7 @@ def is_complete(folder: Path | str, key: str) -> bool:
     states = {name: _state_of(folder / name) for name in record.get("sha256", ())}
     state = fingerprint(record, states)
     if _compared.get(folder, ("", ""))[0] != state:
-        _compared[folder] = state, (damage := _damage(folder, record, states))
+        _compared[folder] = state, (damage := _damage(folder, record, states) or _objects(folder))
         if damage:
             print(f"{folder} is damaged: {damage}", file=sys.stderr)
     return not _compared[folder][1]
@@ -90,6 +103,12 @@ def _damage(folder: Path, record: Mapping[str, Any], states: Mapping[str, list[i
     told = Progress(f"comparing {folder} with its checksums", size // MEGABYTE, "MB") if size > LARGE else None
     with told or contextlib.nullcontext():
         return _changed(folder, record["sha256"], lambda count: told and told.advance(count // MEGABYTE))
+
+
+def _objects(folder: Path) -> str:
+    """The first file of arrays that holds objects, and that it does; "" where none does."""
+    found = next((path for path in sorted(folder.rglob("*.np[yz]")) if has_objects(path)), None)
+    return f"{found.relative_to(folder)} holds something else than plain arrays" if found else ""
 
 
 # Folder -> (state of its files when they were compared with their checksums, what was wrong).
