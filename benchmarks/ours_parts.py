@@ -8,7 +8,7 @@ import optax
 import parts
 from ours_network import Job
 
-from unetrep_jax import models, noise, training
+from unetrep_jax import convolution, models, noise, training
 
 
 def norm(x, gain):
@@ -22,7 +22,7 @@ def upsampling(x, kernel):
 
 
 KINDS = {
-    "convolution": models.convolve,
+    "convolution": convolution.convolve,
     "upsampling": upsampling,
     "norm": norm,
     "pooling": models.average_pool,

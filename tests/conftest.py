@@ -9,6 +9,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"
 
+# Programs with oneDNN could not be kept; tests/test_convolution.py has its own.
+os.environ["UNETREP_ONEDNN"] = "0"
+
 SLOW = ("test_scripts_analysis", "test_scripts_resume", "test_scripts", "test_stages", "test_models", "test_sampling")
 
 import jax  # noqa: E402 (after the settings that it reads)

@@ -15,7 +15,8 @@ SCRIPTS = ("train", "analyze")
 MAY_IMPORT = {
     "storage": set(),
     "denoiser": set(),
-    "models": set(),
+    "convolution": set(),
+    "models": {"convolution"},
     "data": set(),
     "devices": set(),
     "noise": set(),

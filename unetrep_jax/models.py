@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from unetrep_jax import convolution
 from unetrep_jax.storage import InputError
 
 MOST_CHANNELS, MOST_LAYERS = 65_536, 1000  # beyond, a number is a slip
@@ -60,46 +61,6 @@ class Norm(nn.Module):
         return divide_by_deviation(x.astype(jnp.float32), NORM_AXES[self.norm]) * gain
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], padding: str = "zero"
-) -> Float[Array, "b h w o"]:
-    """Convolution of odd size, stride 1. Its derivative with respect to `x` is a `convolve` of the same padding too.
-
-        out[r, c, o] = sum_{a, b, i} kernel[a, b, i, o] x[r + a - k // 2, c + b - k // 2, i]
-        d/dx: convolve(out's cotangent, kernel with rows and columns reversed, in and out exchanged)
-
-    Outside the image x is 0 ("zero"), or x again, as if its opposite edges met ("circular": rows count modulo h, columns modulo w).
-
-    JAX's own derivative is the same sum as a convolution with a reversed window. XLA compiles that, on CPU, to a routine 3 to 9
-    times slower than a plain convolution wherever it stands inside a loop; written so, loops over gradients run at full speed,
-    and one program serves every backend. Only reverse-mode differentiation is defined: for J v use two reverse passes.
-    """
-    return _convolve(x, kernel, padding)
-
-
-def _convolve(x, kernel, padding):
-    pad = kernel.shape[0] // 2
-    around = ((pad, pad), (pad, pad))
-    if padding == "circular":
-        x, around = jnp.pad(x, ((0, 0), *around, (0, 0)), mode="wrap"), "VALID"
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _convolve_forward(x, kernel, padding):
-    return _convolve(x, kernel, padding), (x, kernel)
-
-
-def _convolve_backward(padding, inputs, cotangent):
-    x, kernel = inputs
-    to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), padding)
-    (to_kernel,) = jax.vjp(lambda kernel: _convolve(x, kernel, padding), kernel)[1](cotangent)
-    return to_x, to_kernel
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
 class Conv(nn.Module):
     """3x3 convolution, as large as its input: kernel [3, 3, in, out] and, with `bias`, bias [out].
 
@@ -107,7 +68,7 @@ class Conv(nn.Module):
       width: output channels.
       bias: whether there is one.
       dtype: of the computation; parameters are float32.
-      padding: one of `PADDINGS`; see `convolve`.
+      padding: one of `PADDINGS`; see `convolution.convolve`.
     """
 
     width: int
@@ -119,7 +80,7 @@ class Conv(nn.Module):
     def __call__(self, x):
         """[b h w in] -> [b h w out]."""
         kernel = self.param("kernel", kaiming_normal, (3, 3, x.shape[-1], self.width))
-        out = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
+        out = convolution.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
         if not self.bias:
             return out
         bias = self.param("bias", nn.initializers.zeros, (self.width,))

@@ -44,6 +44,7 @@ def settle(folder: Path) -> None:
     """What JAX reads when it is imported: programs are shared by all processes and compiled fast rather than well."""
     os.environ |= {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "UNETREP_ONEDNN": "0",  # whose programs cannot be shared
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000000000",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PLATFORMS": "cpu",
