@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[tuple[int, str],
                     continue
                 side.ask("open", settings=settings_of(arguments, count, part), params=params, inputs=inputs, name=part)
                 side.ask("run", calls=1, name=part)
-                runs[count, part] = lambda side=side, part=part: side.ask("run", calls=1, name=part) / arguments.steps
+                runs[count, part] = lambda side=side, part=part: side.ask("run", calls=1, name=part, again=True) / arguments.steps
                 pids.append(side.pid)
         seconds, idle, others = sides.in_turns(runs, pids, arguments.cycles)
     print(f"Waiting sides used at most {idle:.1%} of a core, the rest {others:.1%}.")
@@ -130,9 +130,10 @@ def measure_processes(arguments: argparse.Namespace, folder: str) -> dict[str, l
         what = {"settings": settings, "params": params, "inputs": inputs}
         one.ask("open", **what)
         together(pair, "open", [what, what])
+        once = {"calls": 1, "again": True}
         runs = {
-            "one process, two devices": lambda: one.ask("run", calls=1) / arguments.steps,
-            "two processes, one device each": lambda: max(together(pair, "run", [{"calls": 1}] * 2)) / arguments.steps,
+            "one process, two devices": lambda: one.ask("run", **once) / arguments.steps,
+            "two processes, one device each": lambda: max(together(pair, "run", [once] * 2)) / arguments.steps,
         }
         for run in runs.values():
             run()

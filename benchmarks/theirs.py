@@ -73,10 +73,10 @@ class Worker(serving.Worker):
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def run(self, calls: int, name: str = "") -> float:
-        """Seconds a call; the last one's result is waited for. The GPU's memory is left to the other processes there."""
+    def run(self, calls: int, name: str = "", again: bool = False) -> float:
+        """Seconds a call; see there. The GPU's memory is left to the other processes there."""
         with torch.inference_mode(not self.jobs[name].differentiates):
-            seconds = super().run(calls, name)
+            seconds = super().run(calls, name, again)
         if self.device == "cuda":
             torch.cuda.empty_cache()
         return seconds
