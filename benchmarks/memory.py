@@ -6,7 +6,11 @@
 `jit(step).lower(...).compile().memory_analysis()` says how many bytes a compiled step's arguments, results and temporary values
 take; nothing is run. Where it grows by the same number of bytes with every image, which three batches show, the largest batch
 follows; it is compiled again at that. It is the analysis of the backend that this runs on: a GPU's compiler lays a step out
-differently from a CPU's, above all in bfloat16, which is measured on GPUs alone. What the allocator needs beside it is not in it.
+differently from a CPU's, above all in bfloat16, which is measured on GPUs alone. What the allocator needs beside it is not in it,
+nor what oneDNN takes, so that the convolutions are XLA's own here.
+
+A column of its own has the bytes that JAX's forward pass hands to the backward pass, of which a compiler that fuses keeps fewer.
+On CPUs rematerialisation changes that column alone: XLA's CPU compiler takes what is computed twice to be the same.
 
 Rematerialised: `train.rematerialise`, with which each block keeps its input alone and is computed again in the backward pass.
 """
@@ -15,6 +19,7 @@ import argparse
 import contextlib
 import functools
 import itertools
+import os
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +31,24 @@ import measuring
 import sides
 import tables
 
-from unetrep_jax import devices, models, noise, training
+from unetrep_jax import convolution, devices, models, noise, training
 
 GIB = 2**30
+
+
+def kept_bytes(channels: tuple[int, ...], side: int, dtype: str, remat: bool) -> float:
+    """Bytes an image that JAX's forward pass hands to the backward pass."""
+    model = models.UNet(channels=channels, dtype=dtype, rematerialise=remat)
+    params = jax.eval_shape(lambda key: models.init_params(model, key), jax.random.key(0))
+
+    def total(batch: int) -> float:
+        images = jax.ShapeDtypeStruct((batch, side, side, model.image_channels), jnp.float32)
+        backward = jax.eval_shape(
+            lambda params, images: jax.vjp(lambda params: model.apply({"params": params}, images)[0], params)[1], params, images
+        )
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+    return total(2) - total(1)
 
 
 def step_bytes(channels: tuple[int, ...], side: int, dtype: str, remat: bool, batch: int) -> float:
@@ -65,6 +85,7 @@ def batch_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         fixed, each, error = fit(totals, arguments.batches)
         row = {"form": f"{dtype}{', rematerialised' if remat else ''}", "fixed, MB": f"{fixed / 2**20:.0f}"}
         row |= {"MB an image": f"{each / 2**20:.2f}", "not linear by": f"{error:.1%}"}
+        row |= {"MB an image that JAX keeps": f"{kept_bytes(channels, arguments.size, dtype, remat) / 2**20:.2f}"}
         for limit in arguments.gib:
             largest = max(0, int((limit * GIB - fixed) // each))
             share = f" ({totals(largest) / GIB / limit:.1%} of it)" if largest else ""
@@ -113,6 +134,7 @@ def main(given: list[str] | None = None) -> None:
     if arguments.sweep:
         tables.show("Feature sweep: memory and number of images", sweep_table(arguments))
         return
+    os.environ[convolution.SWITCH] = "0"
     devices.start()  # with the flags that the program runs with
     network = f"width {arguments.width}, {arguments.size}x{arguments.size}"
     title = f"Largest training batch, {network}, by the compiler's analysis for {jax.devices()[0].device_kind}"

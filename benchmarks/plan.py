@@ -14,6 +14,7 @@ what is counted by hand. Nothing is run. Without --compiler this needs the stand
 """
 
 import argparse
+import os
 from typing import NamedTuple
 
 import counts
@@ -140,8 +141,9 @@ def compiled(arguments: argparse.Namespace, channels: list[int], batch: int) -> 
     import jax
     import jax.numpy as jnp
 
-    from unetrep_jax import denoiser, devices, models, noise, training
+    from unetrep_jax import convolution, denoiser, devices, models, noise, training
 
+    os.environ[convolution.SWITCH] = "0"  # the compiler cannot count inside oneDNN
     devices.start()  # with the flags that the program runs with
     if arguments.dtype == "bfloat16" and jax.default_backend() == "cpu":
         raise SystemExit("error: a CPU's program in bfloat16 says nothing of a GPU's; run this where there is a GPU.")
