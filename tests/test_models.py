@@ -220,6 +220,20 @@ def test_an_image_size_that_does_not_divide_is_refused(small):
         model.apply({"params": params}, jnp.zeros((1, 12, 16, 3)))
 
 
+def test_sums_and_derivatives_per_channel_are_those_of_plain_arithmetic():
+    x, y = jax.random.normal(jax.random.key(0), (2, 3, 5, 4, 7))
+    parameter = jax.random.normal(jax.random.key(1), (1, 1, 1, 7))
+    np.testing.assert_allclose(models.sum_per_channel(x), np.asarray(x).sum((0, 1, 2), keepdims=True), rtol=1e-5, atol=1e-5)
+    half = models.sum_per_channel(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), np.asarray(x).sum((0, 1, 2), keepdims=True), rtol=0.02, atol=0.2)
+    for ours, theirs in ((models.add_per_channel, jnp.add), (models.multiply_per_channel, jnp.multiply)):
+        found, expected = (
+            jax.value_and_grad(lambda x, p, by=by: jnp.sum(y * by(x, p) ** 2), (0, 1))(x, parameter) for by in (ours, theirs)
+        )
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_rematerialised_gradients_are_the_same_and_keep_less():
     def loss(model):
         return lambda params, images: jnp.sum(model.apply({"params": params}, images)[0] ** 2)
