@@ -65,7 +65,7 @@ def plain(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], pad: int)
 
 
 def fast(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], pad: int) -> Float[Array, "b h2 w2 o"]:
-    """The same, in float32 on a CPU by oneDNN where that was tried: up to twice as fast. It is not differentiated as it stands.
+    """The same, in float32 on a CPU by oneDNN where that was tried; times are in docs/performance.md. Not to be differentiated.
 
     XLA's wheels for Linux on x86-64 contain oneDNN, and leave it unused for convolutions. It is asked for by name. Programs that do
     cannot be kept for the next process (`devices.compilation_cache`), so that each start compiles them; UNETREP_ONEDNN=0 in the
