@@ -57,6 +57,67 @@ def test_no_two_lines_of_one_panel_look_alike():
     assert {found.get_linestyle() for found in axes.lines} == {"-"}  # markers tell them apart
 
 
+# Axes
+
+
+def labels(axis) -> list[str]:
+    axis.get_figure().draw_without_rendering()
+    return [text.get_text() for text in (*axis.get_majorticklabels(), *axis.get_minorticklabels()) if text.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "least", "ticks"),
+    [
+        (0.03, 400, 3, [0.1, 1, 10, 100]),
+        (1e-8, 2, 3, [1e-8, 1e-6, 1e-4, 1e-2, 1]),  # every second power
+        (0.25, 4, 3, [0.3, 1, 3]),
+        (0.15, 1.2, 3, [0.2, 0.5, 1]),
+        (0.25, 0.9, 3, [0.5]),
+        (10, 765, 3, [10, 30, 100, 300]),
+        (10, 765, 2, [10, 100]),
+        (7, 7, 3, [7]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_few_and_round(low, high, least, ticks):
+    found = style.few_ticks(low, high, least)
+    if len(ticks) == 1 and low < high:  # too narrow for 1, 2 and 5
+        assert ticks[0] not in (low, high) and 2 <= len(found) <= 4 and low <= found.min() < found.max() <= high
+    else:
+        np.testing.assert_allclose(found, ticks)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.15, 1.2), (0.25, 0.7), (0.30, 0.33), (2e-5, 9e-5), (1e-4, 30), (1, 4000)])
+def test_labels_of_a_small_panels_logarithmic_axes_do_not_touch(low, high):
+    spread = np.geomspace(low, high, 9)
+    figure = figures.separation_scatter({str(i): {"fitted": (2 * spread, spread)} for i in range(5)})
+    figure.draw_without_rendering()
+    for axis in (figure.axes[1].xaxis, figure.axes[0].yaxis):
+        assert 2 <= len(labels(axis)) <= 6
+        boxes = [text.get_window_extent() for text in axis.get_majorticklabels() if text.get_text()]
+        assert not [1 for i, box in enumerate(boxes) for other in boxes[:i] if box.overlaps(other)]
+
+
+def test_labels_are_plain_numbers_unless_an_axis_reaches_very_small_or_large_ones():
+    for low, high, expected in (
+        (0.15, 1.2, ["0.2", "0.5", "1"]),
+        (0.5, 2000, ["1", "10", "100", "1000"]),
+        (2e-5, 2e-4, ["$2\\times10^{-5}$", "$5\\times10^{-5}$", "$10^{-4}$", "$2\\times10^{-4}$"]),
+        (0.0005, 2, ["$10^{-3}$", "$10^{-2}$", "$10^{-1}$", "$10^{0}$"]),
+    ):
+        axes = Figure().subplots()
+        axes.plot([1, 2], [low, high])
+        style.log_axis(axes.yaxis)
+        axes.set_ylim(low, high)
+        assert labels(axes.yaxis) == expected
+        assert axes.get_yscale() == "log"
+
+
+def test_noise_levels_within_a_decade_are_named_by_a_few_round_ones():
+    sigmas = np.arange(20.0, 95, 5) / 255
+    figure = figures.participation_ratio_by_noise(sigmas, bands(15), {})
+    assert labels(figure.axes[0].xaxis) == ["20", "50"]
+
+
 # Participation ratio
 
 

@@ -18,6 +18,7 @@ from unetrep_jax.figures.style import (
     finite,
     in_style,
     legend_beside,
+    log_axis,
     no_data,
 )
 
@@ -49,10 +50,9 @@ def curves(
     if reference is not None:
         axes.axhline(reference[1], color=GREY, linestyle=(0, (4, 3)), linewidth=1, label=reference[0])
     if log_x:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda position, _: f"{position:g}"))
+        log_axis(axes.xaxis)
     if log_y:
-        axes.set_yscale("log")
+        log_axis(axes.yaxis)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     legend_beside(figure, axes)
     return figure
@@ -125,9 +125,7 @@ def training_curves(
     left.plot(images_seen, loss, color=BLUE, linewidth=0.6, label="loss")
     left.set(ylabel="training loss, per image")
     if finite(loss).size:
-        left.set_yscale("log")
-        left.yaxis.set_minor_formatter(ticker.LogFormatter())
-        left.yaxis.set_major_formatter(ticker.LogFormatter())
+        log_axis(left.yaxis)
     else:
         no_data(left)
     colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0.9, 0, len(sigmas)))]

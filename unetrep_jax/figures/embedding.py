@@ -8,7 +8,7 @@ from jaxtyping import Real
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unetrep_jax.figures.style import BLUE, FULL_WIDTH, GREY, INK, VERMILION, in_style, no_data
+from unetrep_jax.figures.style import BLUE, FULL_WIDTH, GREY, INK, VERMILION, in_style, log_axis, no_data
 
 
 class Embedded(NamedTuple):
@@ -51,7 +51,9 @@ def embedding_scatter(
     for axes, (name, panel) in zip(grid, panels.items(), strict=False):
         _draw_band(axes, panel, distances, errors, floor)
         axes.set_title(f"{name}\n{panel.note}")
-        axes.set(xlabel="squared distance", xscale="log", yscale="log")
+        axes.set_xlabel("squared distance")
+        log_axis(axes.xaxis)
+        log_axis(axes.yaxis)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes in grid[::columns]:
@@ -101,7 +103,8 @@ def embedding_agreement(
         _points(axes, cheap, reconstructed, x_errors=cheap_errors, y_errors=reconstructed_errors)
         ends = [min(cheap.min(), reconstructed.min()), max(cheap.max(), reconstructed.max())]
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.set(xscale="log", yscale="log")
+        log_axis(axes.xaxis)
+        log_axis(axes.yaxis)
     else:
         no_data(axes)
     axes.set(xlabel="d² around the images", ylabel="d² around reconstructions")

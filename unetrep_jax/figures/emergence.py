@@ -10,7 +10,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unetrep_jax.figures.style import FULL_WIDTH, GREY, LINES, draw_series, in_style
+from unetrep_jax.figures.style import FULL_WIDTH, GREY, LINES, draw_series, few_ticks, in_style
 
 
 class Panel(NamedTuple):
@@ -64,8 +64,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         first, last = positive.min(), positive.max()
         axes.set_xscale("symlog", linthresh=first, linscale=0.4)
         axes.set_xlim(0, 1.4 * last)
-        decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.floor(np.log10(last)) + 1)
-        axes.xaxis.set_major_locator(ticker.FixedLocator([0, *decades] if len(decades) > 1 else [0, first, last]))
+        axes.xaxis.set_major_locator(ticker.FixedLocator([0, *few_ticks(first, last, least=2)]))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep="\u2009"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     if panel.percent:

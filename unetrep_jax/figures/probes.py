@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from unetrep_jax.figures.style import BLUE, FULL_WIDTH, GREY, SKY, draw_series, in_style
+from unetrep_jax.figures.style import BLUE, FULL_WIDTH, GREY, SKY, draw_series, in_style, log_axis
 
 
 @in_style
@@ -60,7 +60,8 @@ def regularisation_paths(paths: Mapping[str, Real[np.ndarray, "p 3"]]) -> Figure
         (right, 1, "cross-entropy there (nats)"),
     ):
         draw_series(axes, penalties, {name: path[:, column] for name, path in paths.items()})
-        axes.set(xlabel="penalty λ of the squared weights", ylabel=label, xscale="log")
+        axes.set(xlabel="penalty λ of the squared weights", ylabel=label)
+        log_axis(axes.xaxis)
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_ylim(bottom=0)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -18,6 +18,7 @@ from unetrep_jax.figures.style import (
     draw_series,
     finite,
     in_style,
+    log_axis,
     no_data,
     noise_axis,
 )
@@ -42,7 +43,7 @@ def robustness_curves(
 
     Args:
       sigmas: noise levels, intensity units.
-      direction: network -> block -> (low, mid, high) of the cosine to the reference level.
+      direction: network -> block -> (low, value, high) of the mean cosine to the reference level, over images.
       centred_direction: the same after the mean over images at each level is taken away.
       length: of the length over that at the reference level.
       variance: of the variance over noise draws, over the squared length; levels where it is 0 are left out.
@@ -74,7 +75,7 @@ def robustness_curves(
         for blocks in quantities["realisation variance\nover squared length"].values()
         for band in blocks.values()
     ):
-        grid[0, 3].set_yscale("log")
+        log_axis(grid[0, 3].yaxis)
     figure.supxlabel(NOISE_LABEL, fontsize=8)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
@@ -140,7 +141,7 @@ def changes_by_shift(
         axes.set(xticks=shifts)
         axes.label_outer(remove_inner_ticks=True)
     if any(finite(band[band > 0]).size for blocks in networks.values() for band in blocks.values()):
-        row[0].set_yscale("log")
+        log_axis(row[0].yaxis)
     row[0].set_ylabel("change over the distance\nbetween two images")
     figure.supxlabel("shift in pixels, opposite edges meeting", fontsize=8)
     figure.legend(*row[0].get_legend_handles_labels(), loc="outside right upper")

@@ -21,6 +21,7 @@ from unetrep_jax.figures.style import (
     draw_series,
     finite,
     in_style,
+    log_axis,
     no_data,
     noise_axis,
 )
@@ -142,8 +143,8 @@ def selectivity_by_noise(
     for axes in grid[1]:
         axes.axhline(rejected_below, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     grid[0, 0].set(ylabel="participation ratio over images", ylim=(0, 1))
-    grid[1, 0].set(ylabel="p-value for one hump", yscale="log")
-    grid[1, 0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda height, _: f"{height:g}"))
+    grid[1, 0].set_ylabel("p-value for one hump")
+    log_axis(grid[1, 0].yaxis)
     figure.supxlabel(NOISE_LABEL, fontsize=8)
     figure.legend(
         *grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=len(next(iter(ratios.values())))
@@ -231,7 +232,8 @@ def marginal_densities(
             axes.stairs(np.where(density > 0, density, np.nan), edges, color=GROUP_COLOURS[group], label=group)
         gaussian = np.exp(-(centres**2) / 2) / np.sqrt(2 * np.pi)
         axes.plot(centres, gaussian, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="Gaussian")
-        axes.set(yscale="log", ylim=(1e-5, 2), xlim=(edges[0], edges[-1]))
+        log_axis(axes.yaxis)
+        axes.set(ylim=(1e-5, 2), xlim=(edges[0], edges[-1]))
         axes.set_title(name, weight="bold")
     row[0].set_ylabel("density")
     figure.supxlabel("(φ_c − mean) / deviation over images", fontsize=8)

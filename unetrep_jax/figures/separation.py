@@ -9,7 +9,7 @@ from jaxtyping import Real
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unetrep_jax.figures.style import COLOURS, FULL_WIDTH, GREY, INK, MARKERS, finite, in_style, no_data
+from unetrep_jax.figures.style import COLOURS, FULL_WIDTH, GREY, INK, MARKERS, finite, in_style, log_axis, no_data
 
 COLUMNS = 4  # panels side by side
 
@@ -31,7 +31,8 @@ def separation_scatter(
     rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
     figure = Figure(figsize=(1.7 * columns + 0.4, 1.9 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    grid[0].set(xscale="log", yscale="log")
+    log_axis(grid[0].xaxis)
+    log_axis(grid[0].yaxis)
     drawn = [_draw_pairs(axes, groups) for axes, groups in zip(grid, panels.values(), strict=False)]
     everything = np.concatenate([*drawn, np.empty((0, 2))])
     low, high = _frame(everything)

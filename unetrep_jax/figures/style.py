@@ -9,6 +9,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from unetrep_jax import storage
@@ -99,6 +100,59 @@ def no_data(axes: Axes) -> None:
     axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", color=GREY, style="italic")
 
 
+def log_axis(axis: Axis) -> None:
+    """Makes an axis logarithmic, with ticks whose labels stay apart (`few_ticks`) whatever range it comes to show."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(_FewTicks())
+    axis.set_major_formatter(_PlainOrPower())
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def few_ticks(low: float | int | np.number, high: float | int | np.number, least: int = 3) -> np.ndarray:
+    """Round positions in [low, high], both above 0, for a logarithmic axis.
+
+    Powers of ten, at most five of them, where `least` are inside; else 1 and 3, else 1, 2 and 5 times them; else, where that leaves
+    less than two, positions that are evenly spaced. `low` alone where `high` is no higher.
+    """
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = _within(np.outer(powers, steps).ravel(), low, high)
+        if len(ticks) >= least:
+            return ticks[:: -(-len(ticks) // 5)]
+    if len(ticks) >= 2:
+        return ticks
+    return _within(ticker.MaxNLocator(3).tick_values(low, high), low, high) if low < high else np.array([float(low)])
+
+
+def _within(ticks: np.ndarray, low: float | int | np.number, high: float | int | np.number) -> np.ndarray:
+    # Round noise levels in single precision are off by up to 1e-7 of themselves.
+    return ticks[(ticks >= low * (1 - 1e-6)) & (ticks <= high * (1 + 1e-6))]
+
+
+class _FewTicks(ticker.LogLocator):
+    """`few_ticks` of the range that the axis shows when it is drawn."""
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        """Where the ticks are on an axis from `vmin` to `vmax`, in either order."""
+        return few_ticks(*sorted((vmin, vmax)))
+
+
+class _PlainOrPower(ticker.Formatter):
+    """Labels 0.5, 1 and 20 where all ticks of the axis are from 0.01 to below 10,000, else 5 × 10^-1, 10^0 and 2 × 10^1."""
+
+    def format_ticks(self, values: np.ndarray | Sequence[float]) -> list[str]:
+        """The labels of all ticks of the axis."""
+        plain = all(0.01 <= value < 10_000 for value in values)
+        return [f"{value:g}" if plain else self.power(value) for value in values]
+
+    @staticmethod
+    def power(x: float) -> str:
+        """A number by a power of ten, which stands alone where the factor is 1."""
+        factor, exponent = f"{x:.2e}".split("e")
+        times = "" if float(factor) == 1 else rf"{float(factor):g}\times"
+        return rf"${times}10^{{{int(exponent)}}}$"
+
+
 def noise_axis(axes: Axes, sigmas: np.ndarray) -> None:
     """Makes x a logarithmic axis of 255 sigma, linear from 0 to the smallest positive level when 0 is one."""
     levels = 255 * finite(sigmas)
@@ -109,9 +163,9 @@ def noise_axis(axes: Axes, sigmas: np.ndarray) -> None:
         axes.set_xscale("log")
     else:
         axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
-    decades = [tick for tick in (0.1, 1, 10, 100, 1000) if positive.min() <= tick <= positive.max()]
-    ticks = [*sorted({0} & set(levels)), *decades]
-    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks if len(ticks) > 1 else np.unique(levels)))
+    zero = [0] if positive.size < levels.size else []
+    ticks = [*zero, *few_ticks(positive.min(), positive.max(), least=3 - len(zero))]
+    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda level, _: f"{level:.3g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
 

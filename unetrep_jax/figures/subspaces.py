@@ -21,6 +21,7 @@ from unetrep_jax.figures.style import (
     finite,
     in_style,
     legend_beside,
+    log_axis,
     no_data,
     noise_axis,
 )
@@ -160,7 +161,9 @@ def accumulation_curves(
             axes.fill_between(seen, counts.min(0), counts.max(0), color=colour, alpha=0.25, linewidth=0)
         most = max(int(seen[-1]) for seen, _ in series.values())
         axes.plot([1, most], [1, most], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.set(xscale="log", yscale="log", title=title)
+        log_axis(axes.xaxis)
+        log_axis(axes.yaxis)
+        axes.set_title(title)
         axes.label_outer(remove_inner_ticks=True)
     figure.supylabel("distinct supports", fontsize=8)
     figure.supxlabel("images seen", fontsize=8)
