@@ -40,10 +40,10 @@ def write_sweep(folder, mean, variance):
 
 
 def write_sweeps(context, blocks, variance=0.0):
-    """The same averages [n, levels, 6] of each block for both networks."""
+    """The same averages [n, levels, 6] of each block for both networks; the untrained one saw some of the images only."""
     mean = np.concatenate([blocks[name] for name in BLOCKS], axis=-1)
-    for name in ("representations", "untrained"):
-        write_sweep(context.outdir / name, mean, np.full((*mean.shape[:2], 4), variance))
+    for name, seen in {"representations": mean, "untrained": mean[context.untrained_subset]}.items():
+        write_sweep(context.outdir / name, seen, np.full((*seen.shape[:2], 4), variance))
 
 
 def turned(vectors, angles):
@@ -90,6 +90,7 @@ def test_scaling_and_turning_are_told_apart_and_the_most_stable_block_is_found(s
     expected = np.cos(angles[:, None] - angles)
     np.testing.assert_allclose(arrays["trained/cosines"][place], expected, atol=1e-5)
     np.testing.assert_allclose(arrays["trained/direction"][place], expected[:, [3] * 3], atol=1e-5)
+    np.testing.assert_allclose(arrays["trained/length"][BLOCKS.index("mid")], np.stack([factors] * 3, 1), rtol=1e-5)
     first = summary["trained"]["most_stable"]["direction"]
     assert (first["block"], first["next"]) == ("mid", "decoder1")
     gap = 1 - np.cos(0.5 * angles)[[2, 4, 5]].mean()
@@ -107,11 +108,22 @@ def test_the_claims_say_what_the_numbers_say(scaled_middle):
 
 def test_the_claims_hold_where_the_untrained_network_does_none_of_it(scaled_middle):
     context, angles, _ = scaled_middle
-    vectors = np.random.default_rng(8).uniform(0.1, 1, (60, 6))
+    vectors = np.random.default_rng(8).uniform(0.1, 1, (30, 6))
     mean = np.concatenate([turned(vectors, angles * k) for k in (0.5, 1, 3, 2)], axis=-1)
     np.save(context.outdir / "untrained" / "mean.npy", np.float32(mean))
-    section = robustness_section.section_robustness(context, *run(context))
+    arrays, summary = run(context)
+    differences = summary["trained_less_untrained"]
+    assert differences["images"] == 30
+    for block, trained, untrained in zip(BLOCKS, (2, 1, 0, 0.5), (0.5, 1, 3, 2), strict=True):
+        turns = [1 - np.cos(k * angles)[[2, 4, 5]].mean() for k in (trained, untrained)]
+        found = differences["blocks"][block]["direction"]
+        np.testing.assert_allclose([found[end] for end in ("low", "value", "high")], turns[0] - turns[1], atol=1e-5)
+    section = robustness_section.section_robustness(context, arrays, summary)
     assert [claim.holds for claim in section.claims] == ["yes"] * 3
+    words = robustness_section.estimate_text(differences["blocks"]["mid"]["direction"], None)
+    assert f"turn of mid less that of the untrained mid: plain {words}, centred" in section.claims[0].here
+    (table,) = (table for table in section.tables if "less that in the untrained one" in table.caption)
+    assert [row[0] for row in table.rows] == list(BLOCKS) and table.rows[2][1] == words
 
 
 def lead(block, low):
@@ -136,6 +148,77 @@ def test_a_change_is_mainly_one_of_length_where_the_interval_is_above_a_half_and
     assert robustness_section.mainly_scaled(numbers | {"scaling": {"low": None}}) == [None, False]
     found = [robustness_section.collapsed(length) for length in (0.2, 0.5, 0.9, None)]
     assert found == [[True, True], [False, True], [False, False], [None, None]]
+
+
+def test_networks_are_compared_over_the_images_that_both_saw(make_context):  # noqa: F811
+    """Neither other images nor their part in the mean count; where both say the same of each image, nothing is uncertain."""
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    seen = context.untrained_subset
+    generator = np.random.default_rng(10)
+    values = 1 + generator.normal(size=(60, 1, 6)) + 0.5 * generator.normal(size=(60, len(LEVELS), 6))
+    values[np.setdiff1d(np.arange(60), seen)] += 5 * generator.normal(size=(30, len(LEVELS), 6))
+    write_sweeps(context, dict.fromkeys(BLOCKS, values))
+    _, summary = run(context)
+    of_mid = [summary[network]["blocks"]["mid"] for network in ("trained", "untrained")]
+    for name in ("direction", "centred_direction"):
+        assert of_mid[0][name]["value"] < of_mid[1][name]["low"] < of_mid[1][name]["high"]
+        assert set(summary["trained_less_untrained"]["blocks"]["mid"][name].values()) == {0}
+    others = np.concatenate([generator.uniform(0.1, 1, (30, len(LEVELS), 6))] * 4, axis=-1)
+    np.save(context.outdir / "untrained" / "mean.npy", np.float32(others))
+    _, summary = run(context)
+    plain, centred = [], []
+    for of in (np.float32(values)[seen], np.float32(others)[..., :6]):
+        cosines = measures.cosine(of[:, [2, 4, 5]], of[:, [3]]).mean(1)
+        of = of - of.mean(0, dtype=float)
+        products, squares = (of * of[:, [3]]).sum((0, 2)), (of**2).sum((0, 2))
+        plain.append(1 - cosines)
+        centred.append(1 - (products / np.sqrt(squares * squares[3]))[[2, 4, 5]].mean())
+    difference = plain[0] - plain[1]
+    found = summary["trained_less_untrained"]["blocks"]["mid"]
+    assert found["direction"]["value"] == pytest.approx(difference.mean(), abs=1e-6)
+    assert found["centred_direction"]["value"] == pytest.approx(centred[0] - centred[1], abs=1e-6)
+    low, high = stats.t.interval(0.95, 29, difference.mean(), stats.sem(difference))
+    assert found["direction"]["high"] - found["direction"]["low"] == pytest.approx(high - low, rel=0.15)
+
+
+def test_lengths_and_variances_are_printed_at_three_levels_of_both_networks(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    write_sweeps(context, dict.fromkeys(BLOCKS, np.random.default_rng(11).uniform(0.1, 1, (60, 6, 6))), 0.1)
+    _, summary = run(context)
+    names = {"length": robustness_section.length_table, "variance": robustness_section.variance_table}
+    for (name, table_of), levels in zip(names.items(), ((0, 4, 5), (1, 4, 5)), strict=True):
+        table = table_of(context, summary)
+        assert table.header[1:3] == (f"at {LEVELS[levels[0]]:g}, trained", f"at {LEVELS[levels[0]]:g}, untrained")
+        both = [summary[network]["blocks"]["mid"][name] for network in ("trained", "untrained")]
+        decimals = 3 if name == "length" else None
+        expected = [robustness_section.estimate_text(of, decimals, level) for level in levels for of in both]
+        assert table.rows[2] == ("mid", *expected) and None not in expected
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "working", "shown"),
+    [
+        ((0.0, 10.0, 25.0, 50.0, 100.0), 100.0, [0, 2, 4]),  # the working level is an end: the middle one
+        ((0.0, 10.0, 25.0, 50.0, 100.0), 10.0, [0, 1, 4]),
+        ((100.0, 0.0, 10.0), 10.0, [1, 2, 0]),  # by rising level
+        ((0.0, 100.0), 100.0, [0, 1]),
+        ((100.0,), 100.0, [0]),
+    ],
+)
+def test_tables_show_the_ends_of_the_grid_and_the_working_level(make_context, sigmas, working, shown):  # noqa: F811
+    context = make_context(sigmas=sigmas, sigma=working)
+    assert robustness_section.shown_levels(context, range(len(sigmas))) == shown
+
+
+def test_what_images_share_stands_beside_what_they_share_in_the_untrained_network(make_context):  # noqa: F811
+    context = make_context(sigmas=LEVELS, robustness_sigma=50.0)
+    signs = np.where(np.arange(60) % 2, -1, 1)[:, None, None] * np.ones((1, 6, 6))
+    write_sweep(context.outdir / "representations", np.tile(3 + signs, 4), np.zeros((60, 6, 4)))
+    write_sweep(context.outdir / "untrained", np.tile(1 + signs[:30], 4), np.zeros((30, 6, 4)))
+    _, summary = run(context)
+    table = robustness_section.direction_table(context, summary)
+    assert table.header[-2:] == ("shared, trained", "shared, untrained")
+    assert table.rows[2][-2:] == ("0.900", "0.500")  # 3^2 / (3^2 + 1), 1 / (1 + 1)
 
 
 def test_centred_cosines_forget_the_vector_that_all_images_share(make_context):  # noqa: F811
@@ -272,8 +355,12 @@ def test_a_real_sweep_gives_what_loops_over_its_images_give(make_context):  # no
             norms = np.linalg.norm(mean[image, s]) * np.linalg.norm(mean[image, 2])
             cosines[image, s] = mean[image, s] @ mean[image, 2] / norms
             lengths[image, s] = np.sqrt(square[s] / square[2])
-    np.testing.assert_allclose(arrays["trained/direction"][2], np.percentile(cosines, [25, 50, 75], 0).T, atol=1e-5)
-    np.testing.assert_allclose(arrays["trained/length"][2], np.percentile(lengths, [25, 50, 75], 0).T, rtol=1e-4)
+    relative = np.where(variance > 0, variance, 0) / ((mean**2).sum(-1) - np.nan_to_num(variance) / 2)
+    for name, values in {"direction": cosines, "length": lengths, "variance": relative}.items():
+        low, middle, high = arrays[f"trained/{name}"][2].T
+        np.testing.assert_allclose(middle, values.mean(0), rtol=1e-4, atol=1e-7)
+        errors = 2 * stats.t.ppf(0.975, 59) * stats.sem(values)  # the width of Student's interval of the mean
+        np.testing.assert_allclose(high - low, errors, rtol=0.15, atol=1e-6)
     numbers = summary["trained"]["blocks"]["mid"]
     assert numbers["direction"]["value"] == pytest.approx(cosines[:, [1, 3]].mean(), abs=1e-5)
     assert numbers["direction"]["low"] <= numbers["direction"]["value"] <= numbers["direction"]["high"]
@@ -312,7 +399,10 @@ def test_a_grid_with_nothing_to_compare_and_a_single_draw_are_shown_as_such(make
     tables = [
         robustness_section.direction_table(context, summary),
         robustness_section.length_table(context, summary),
+        robustness_section.variance_table(context, summary),
+        robustness_section.scaling_table(summary),
         robustness_section.ranking_table(summary),
+        robustness_section.difference_table(summary),
         robustness_section.matrix_table(summary),
     ]
     assert not [cell for cell in cells(tables) if re.search(r"\bnan\b", cell.lower())]

@@ -53,11 +53,11 @@ class Products(NamedTuple):
     defined: np.ndarray
 
 
-def chunks(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows of a memory map [n, levels, K] in double precision, as many at once as fit into a bounded memory."""
+def chunks(values: np.ndarray, images: Integer[np.ndarray, " n"]) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some images' rows of a memory map [_, levels, K] in double precision, as many at once as fit into a bounded memory."""
     step = max(1, CHUNK_BYTES // (8 * int(np.prod(values.shape[1:]))))
-    for first in range(0, len(values), step):
-        yield slice(first, first + step), np.asarray(values[first : first + step], np.float64)
+    for first in range(0, len(images), step):
+        yield slice(first, first + step), values[images[first : first + step]].astype(np.float64)
 
 
 def groups_of_images(count: int, seed: int) -> Integer[np.ndarray, " {count}"]:
@@ -67,6 +67,7 @@ def groups_of_images(count: int, seed: int) -> Integer[np.ndarray, " {count}"]:
 
 def block_products(
     values: np.ndarray,
+    images: Integer[np.ndarray, " n"],
     noise: np.ndarray,
     columns: representation.Layout,
     reference: int,
@@ -76,15 +77,17 @@ def block_products(
     """Inner products of every block's averages, as they are ("plain") and after the mean over images is taken away ("centred").
 
     Args:
-      values: estimates of phi_s, a memory map [n, levels, K]; read twice, chunk by chunk.
+      values: estimates of phi_s, a memory map [_, levels, K]; read twice, chunk by chunk.
+      images: which of its rows.
       noise: their squared errors [n, levels, blocks], each summed over the block's channels.
       columns: where the blocks are.
       reference: position of s0.
       groups: the group of each image, 0 ... `JACKKNIFE_GROUPS` - 1.
       label: for the progress line.
     """
-    count, levels = values.shape[:2]
-    offsets = {"plain": np.zeros(values.shape[1:]), "centred": sum(part.sum(0) for _, part in chunks(values)) / count}
+    count, levels = len(images), values.shape[1]
+    mean = sum(part.sum(0) for _, part in chunks(values, images)) / count
+    offsets = {"plain": np.zeros(values.shape[1:]), "centred": mean}
     # An image's own estimate is part of the mean that is taken away from it.
     noises = {"plain": noise, "centred": noise * (1 - 2 / count) + noise.mean(0) / count}
 
@@ -95,7 +98,7 @@ def block_products(
 
     found = {version: {block: empty() for block in columns.columns} for version in offsets}
     with storage.Progress(label, count) as progress:
-        for rows, part in chunks(values):
+        for rows, part in chunks(values, images):
             for version, offset in offsets.items():
                 moved = part - offset
                 for place, (block, into) in enumerate(found[version].items()):
@@ -123,28 +126,50 @@ def add_images(
 
 
 def run_robustness(context: Context, folder: Path, key: str) -> None:
-    """Both networks' blocks at every noise level against s0, with intervals over images."""
+    """Both networks' blocks at every noise level against s0, and the two against each other, with intervals over images."""
     settings = context.settings
+    every = {network: np.arange(len(averages(context, stage))) for network, stage in NETWORKS.items()}
+    described = {network: describe_network(context, network, images) for network, images in every.items()}
+    both = context.untrained_subset
+    paired = described["trained"] if len(both) == len(every["trained"]) else describe_network(context, "trained", both)
     arrays: Arrays = {}
     summary: dict = {
         "reference_times_255": settings.sigmas[reference_level(context)],
         "compared_times_255": [settings.sigmas[level] for level in compared_levels(context)],
         "draws": settings.draws,
     }
-    for network, stage in NETWORKS.items():
-        found, summary[network] = describe_network(context, network, stage)
-        arrays |= {f"{network}/{name}": values for name, values in found.items()}
+    for network, of in described.items():
+        summary[network] = of.summary
+        arrays |= {f"{network}/{name}": values for name, values in of.arrays.items()}
+    differences = turn_differences(paired.stabilities, described["untrained"].stabilities)
+    summary["trained_less_untrained"] = {"images": len(both), "blocks": differences}
     write_stage(folder, key, arrays, summary)
 
 
-def describe_network(context: Context, network: str, stage: str) -> tuple[Arrays, dict]:
-    """What is drawn of a network, block by block, and what is printed."""
+class Described(NamedTuple):
+    """What is found of a network over some images.
+
+    Attributes:
+      arrays: what is drawn, the first axis over blocks.
+      summary: what is printed.
+      stabilities: "direction" and "centred_direction" -> block -> cosine to s0, mean over the compared levels, of the images and of
+        bootstrap draws of them [1 + draws].
+    """
+
+    arrays: Arrays
+    summary: dict
+    stabilities: dict[str, dict[str, np.ndarray]]
+
+
+def describe_network(context: Context, network: str, images: Integer[np.ndarray, " n"]) -> Described:
+    """A network's blocks over some images of its sweep, given by their positions in it."""
     columns, reference = layout_of(context), reference_level(context)
-    values = averages(context, stage)
-    variance = np.load(context.outdir / stage / "variance.npy")
+    values = averages(context, NETWORKS[network])
+    variance = np.load(context.outdir / NETWORKS[network] / "variance.npy")[images]
     noise = np.nan_to_num(variance) / context.settings.draws  # from one draw the variance is not known
-    groups = groups_of_images(len(values), context.settings.seed)
-    products = block_products(values, noise, columns, reference, groups, f"robustness, {network}")
+    groups = groups_of_images(len(images), context.settings.seed)
+    label = f"robustness, {network}, {len(images):,} images"
+    products = block_products(values, images, noise, columns, reference, groups, label)
     blocks, stabilities = {}, {"direction": {}, "centred_direction": {}}
     drawn: dict[str, list] = {}
     for place, block in enumerate(columns.columns):
@@ -157,13 +182,31 @@ def describe_network(context: Context, network: str, stage: str) -> tuple[Arrays
         blocks[block]["undefined"] = int((plain.squares <= 0).sum())
         for name, by_block in stabilities.items():
             by_block[block] = means[name]
-        of_block = block_arrays(curves, means, plain, centred)
+        of_block = block_arrays(means, plain, centred)
         blocks[block]["matrix"] = {name: extremes_of(of_block, name) for name in ("cosines", "centred_cosines")}
         for name, array in of_block.items():
             drawn.setdefault(name, []).append(array)
     ranking = {name: most_stable(by_block) for name, by_block in stabilities.items()}
     arrays = {name: np.stack(of_blocks) for name, of_blocks in drawn.items()}
-    return arrays, {"images": len(values), "blocks": blocks, "most_stable": ranking}
+    return Described(arrays, {"images": len(images), "blocks": blocks, "most_stable": ranking}, stabilities)
+
+
+def turn_differences(
+    trained: dict[str, dict[str, np.ndarray]], untrained: dict[str, dict[str, np.ndarray]]
+) -> dict[str, dict[str, dict]]:
+    """The turn (1 - cosine) of each block in the trained network less that in the untrained one.
+
+    Args:
+      trained, untrained: `Described.stabilities` of the same images. Their bootstrap draws are then the same too, so the intervals
+        are paired.
+
+    Returns:
+      Block -> "direction" and "centred_direction" -> value and interval; below 0 where the trained network is the more stable.
+    """
+    return {
+        block: {name: estimate_of(untrained[name][block] - trained[name][block]) for name in trained}
+        for block in trained["direction"]
+    }
 
 
 def shared_length(plain: np.ndarray, centred: np.ndarray) -> float | None:
@@ -200,6 +243,7 @@ def block_means(
         cosines = with_reference / np.sqrt(squares * squares[:, [reference]])
     return {
         "direction": mean_over(direction, compared),
+        "cosine": direction,
         "centred_direction": mean_over(cosines, compared),
         "centred_cosine": cosines,
         "scaling": share_along(measures.LevelChange(*change), compared),
@@ -230,15 +274,19 @@ def share_along(change: measures.LevelChange, levels: list[int]) -> np.ndarray:
     return np.divide(along, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
-def block_arrays(
-    curves: dict[str, np.ndarray], means: dict[str, np.ndarray], plain: Products, centred: Products
-) -> Arrays:
-    """What is drawn of a block: quartiles over images at every level; cosines between all levels, and half their 95 % intervals."""
-    value, low, high = measures.estimate(means["centred_cosine"])
+CURVES = {"direction": "cosine", "centred_direction": "centred_cosine", "length": "length", "variance": "variance"}
+
+
+def block_arrays(means: dict[str, np.ndarray], plain: Products, centred: Products) -> Arrays:
+    """What is drawn of a block.
+
+    Curves (low, value, high) [levels, 3] are means over images with their 95 % bootstrap intervals; the rest, [levels, levels], are
+    cosines between all levels, and half their 95 % intervals.
+    """
+    bands = {name: measures.estimate(means[quantity]) for name, quantity in CURVES.items()}
     with np.errstate(invalid="ignore"):
         cosines = plain.cosines / plain.defined
-    return {name: measures.quartiles(values).T for name, values in curves.items()} | {
-        "centred_direction": np.stack([low, value, high], 1),
+    return {name: np.stack([band.low, band.value, band.high], 1) for name, band in bands.items()} | {
         "cosines": cosines,
         "cosines_half_width": half_width_of_means(plain.cosines, plain.squared_turns, plain.defined),
         "centred_cosines": measures.cosines_of_products(centred.total.sum(0)),

@@ -1,12 +1,13 @@
 """What the report says about robustness to noise: claims with their nulls, tables, and the figures (figure 2)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from unetrep_jax import report, representation
 from unetrep_jax.figures import robustness as figures
-from unetrep_jax.stages.context import LOWEST_COMPARED, NETWORKS, Arrays, Context, layout_of, picture
+from unetrep_jax.stages.context import LOWEST_COMPARED, NETWORKS, Arrays, Context, layout_of, picture, reference_level
 from unetrep_jax.stages.robustness import JACKKNIFE_GROUPS
 from unetrep_jax.stages.verdicts import part
 from unetrep_jax.stages.wording import estimate_text, number, unknown
@@ -36,7 +37,10 @@ def section_robustness(context: Context, arrays: Arrays, summary: dict) -> repor
         [
             direction_table(context, summary),
             length_table(context, summary),
+            variance_table(context, summary),
+            scaling_table(summary),
             ranking_table(summary),
+            difference_table(summary),
             matrix_table(summary),
         ],
         [
@@ -45,8 +49,9 @@ def section_robustness(context: Context, arrays: Arrays, summary: dict) -> repor
                 curves,
                 "robustness",
                 "Every block's channel averages against the noise level (figure 2): cosine to those at s0, the same after the mean "
-                "over images is taken away, length over that at s0, realisation variance over squared length. Bands are quartiles "
-                "over images; for the centred cosine, which is one number for all images, its 95 % interval.",
+                "over images is taken away, length over that at s0, realisation variance over squared length. Lines are means over "
+                "images (the centred cosine is one number for all images), bands the 95 % bootstrap intervals of these means; "
+                "where none is seen, it is narrower than its line.",
             ),
             picture(
                 context,
@@ -98,44 +103,75 @@ def direction_table(context: Context, summary: dict) -> report.Table:
             cells += [estimate_text(turn(of["direction"]), None), number(of["scatter"], None)]
             cells += [estimate_text(turn(of["centred_direction"]), 3)]
         source = f"output of {inputs[block]}" if block in inputs else "the image"
-        rows.append((block, source, *cells, number(trained["shared"], 3)))
+        rows.append((block, source, *cells, *(number(of["shared"], 3) for of in (trained, untrained))))
     return report.Table(
         f"Turn of each block's output: 1 - cosine to s0 = {summary['reference_times_255']:g}/255, mean over the levels "
         f"{levels} (in 1/255), with 95 % bootstrap intervals over {summary['trained']['images']:,} images (trained) and "
         f"{summary['untrained']['images']:,} (untrained). A block's input is another block's output: its row says how stable that "
         "is. Scatter: how much of the turn the scatter of the noise draws makes at most. Shared: the part of the squared length "
-        "at s0 that the mean over images has, in the trained network.",
+        "at s0 that the mean over images has.",
         (
             "block",
             "its input",
             *("trained", "scatter", "trained, centred"),
             *("untrained", "scatter", "untrained, centred"),
-            "shared",
+            *("shared, trained", "shared, untrained"),
         ),
         rows,
     )
 
 
+def shown_levels(context: Context, among: Sequence[int]) -> list[int]:
+    """Of some levels the lowest, the working one (where that is not between the others, the middle one) and the highest."""
+    rising = sorted(among, key=lambda level: context.settings.sigmas[level])
+    between = context.working if context.working in rising[1:-1] else rising[len(rising) // 2]
+    return [level for level in rising if level in (rising[0], between, rising[-1])]
+
+
+def level_table(
+    context: Context, summary: dict, name: str, levels: Sequence[int], decimals: int | None, caption: str
+) -> report.Table:
+    """One quantity of both networks at some levels, block by block."""
+    rows = []
+    for block in summary["trained"]["blocks"]:
+        both = [summary[network]["blocks"][block][name] for network in NETWORKS]
+        rows.append((block, *(estimate_text(of, decimals, level) for level in levels for of in both)))
+    header = (f"at {context.settings.sigmas[level]:g}, {network}" for level in levels for network in NETWORKS)
+    return report.Table(caption, ("block", *header), rows)
+
+
 def length_table(context: Context, summary: dict) -> report.Table:
-    """Length at the ends of the grid, realisation variance, and how far a change is one of length."""
-    sigmas = np.array(context.settings.sigmas)
-    ends = int(sigmas.argmin()), int(sigmas.argmax())
+    """Length over that at s0, at three other levels."""
+    reference = reference_level(context)
+    others = [level for level in range(len(context.settings.sigmas)) if level != reference]
+    caption = (
+        f"Length of each block's output at some levels (in 1/255) over that at s0 = {summary['reference_times_255']:g}/255: means "
+        "over images (95 % bootstrap intervals)."
+    )
+    return level_table(context, summary, "length", shown_levels(context, others or [reference]), 3, caption)
+
+
+def variance_table(context: Context, summary: dict) -> report.Table:
+    """Realisation variance over squared length, at three levels above 0."""
+    noisy = [level for level, sigma in enumerate(context.settings.sigmas) if sigma > 0]
+    caption = (
+        "Realisation variance of each block's output at some levels (in 1/255) over its squared length there: means over images "
+        "(95 % bootstrap intervals)."
+    )
+    return level_table(context, summary, "variance", shown_levels(context, noisy), None, caption)
+
+
+def scaling_table(summary: dict) -> report.Table:
+    """How far a change with the noise level is one of length."""
     rows = []
     for block in summary["trained"]["blocks"]:
         both = [summary[network]["blocks"][block] for network in NETWORKS]
-        cells = [estimate_text(of["length"], 3, level) for level in ends for of in both]
-        cells += [estimate_text(of["variance"], None, context.working) for of in both]
-        rows.append(
-            (block, *cells, *(estimate_text(of[name], 2) for name in ("scaling", "centred_scaling") for of in both))
-        )
-    names = [f"length at {sigmas[level]:g}" for level in ends]
-    names += [f"variance at {context.settings.sigma:g}", "scaling", "scaling, centred"]
+        rows.append((block, *(estimate_text(of[name], 2) for name in ("scaling", "centred_scaling") for of in both)))
     return report.Table(
-        "Means over images (95 % bootstrap intervals): length at the lowest and highest level (in 1/255), over that at s0; "
-        "realisation variance at the working level, over squared length; scaling, the part of the squared change from s0, over the "
-        "compared levels, that multiplying phi by a factor explains: plain, each image by its own; centred, all images by one, "
-        "freed of the scatter of the draws.",
-        ("block", *(f"{name}, {network}" for name in names for network in NETWORKS)),
+        "Scaling: the part of the squared change from s0, over the compared levels, that multiplying phi by a factor explains "
+        "(95 % bootstrap intervals over images). Plain: each image by its own; centred: all images by one, freed of the scatter of "
+        "the draws.",
+        ("block", *(f"{version}, {network}" for version in VERSIONS.values() for network in NETWORKS)),
         rows,
     )
 
@@ -157,6 +193,19 @@ def ranking_table(summary: dict) -> report.Table:
         "The block that turns least, the next, and how much more that one turns, over the same draws of images (95 % bootstrap "
         "interval).",
         ("network", "most stable", "next", "difference"),
+        rows,
+    )
+
+
+def difference_table(summary: dict) -> report.Table:
+    """How much less each block turns than in the untrained network."""
+    found = summary["trained_less_untrained"]
+    rows = [(block, *(estimate_text(of[name], None) for name in VERSIONS)) for block, of in found["blocks"].items()]
+    return report.Table(
+        "Turn of each block's output, as above, in the trained network less that in the untrained one: below 0, the trained one is "
+        f"the more stable. Over the {found['images']:,} images that both saw, and the same draws of them (95 % bootstrap "
+        "intervals). Centred: each network's mean over these images is taken away.",
+        ("block", *VERSIONS.values()),
         rows,
     )
 
@@ -200,7 +249,7 @@ def claims(context: Context, summary: dict) -> list[report.Claim]:
         report.Claim(
             "The middle block is the most stable to noise",
             None,
-            ranking_words(summary["trained"]),
+            f"{ranking_words(summary['trained'])}; {difference_words(summary)}",
             f"untrained: {ranking_words(summary['untrained'])}",
             holds([leads_with_mid(summary[network]["most_stable"]) for network in NETWORKS]),
         ),
@@ -250,6 +299,13 @@ def ranking_words(numbers: dict) -> str:
         lead = f"{first['block']} leads by {estimate_text(first['difference'], None)}" if first else "no ranking"
         words.append(f"{version}: {lead}, mid turns by {mid or '–'}")
     return "; ".join(words)
+
+
+def difference_words(summary: dict) -> str:
+    """How much less the middle block turns than in the untrained network."""
+    found = summary["trained_less_untrained"]["blocks"]["mid"]
+    words = (f"{version} {estimate_text(found[name], None) or '–'}" for name, version in VERSIONS.items())
+    return f"turn of mid less that of the untrained mid: {', '.join(words)}"
 
 
 def scaling_words(numbers: dict) -> str:
