@@ -200,6 +200,18 @@ def test_grey_unlabelled_images_are_analysed_too(make_context, tmp_path):
     assert summary_of(tmp_path, "clusters")["by_clusters"]["3"]["labels"] is None
 
 
+def test_a_section_names_its_settings_and_those_of_the_stages_that_it_needs_each_once(make_context, tmp_path):
+    context = make_context()
+    stages.run_stages(context, ["robustness"], [])
+    page = stages.write_report(context).read_text()
+    named = ("sigma", "robustness_sigma", "seed", "sigmas", "draws", "untrained_images")  # its own first
+    values = ", ".join(f"{name} = {getattr(context.settings, name)}" for name in named)
+    assert f"Settings: <code>{values}</code>." in page
+    assert stages.running.settings_of("top_images")[-5:] == (
+        "sigmas", "draws", "untrained_images", "robustness_sigma", "selectivity_simulations",
+    )  # fmt: skip
+
+
 def test_every_setting_that_a_stage_reads_is_part_of_its_key():
     def closure(name):
         stage = stages.STAGES[name]

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,19 +23,33 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_out: Mapping[str, str]) -> Path:
+class Made(NamedTuple):
+    """A stage whose files are up to date.
+
+    Attributes:
+      stage: itself.
+      key: names all that its files depend on.
+      settings: the settings among them, those of the stages that it needs included.
+    """
+
+    stage: Stage
+    key: str
+    settings: tuple[str, ...]
+
+
+def write_report(context: Context, made: Mapping[str, Made], left_out: Mapping[str, str]) -> Path:
     """Figures, `summary.json`, `report.html` and the same as `report.md`, from saved arrays; returns the page's path.
 
     Args:
       context: settings, facts and the folder of the analysis.
-      made: stage -> itself and the key of its files, of those that are up to date.
+      made: the stages that are up to date, by name.
       left_out: stage -> why it could not be made.
     """
     summary: dict[str, Any] = {"facts": context.facts, "left_out": dict(left_out), "claims": []}
     sections = [section_training(context)]
     for name in (name for name in SECTIONS if name in made):
         summary[name] = storage.read_json(context.outdir / name / "summary.json")
-        section = drawn(context, name, *made[name], summary[name])
+        section = drawn(context, name, made[name], summary[name])
         sections.append(section)
         summary["claims"] += [{"section": name, **claim._asdict()} for claim in section.claims]
     if left_out:
@@ -57,9 +71,9 @@ def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_o
     return path
 
 
-def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: dict) -> report.Section:
+def drawn(context: Context, name: str, made: Made, summary: dict) -> report.Section:
     """A stage's section, with the settings that it depends on; drawn anew only where something that it shows has changed."""
-    key = storage.fingerprint(stage_key, drawing_code())
+    key = storage.fingerprint(made.key, drawing_code())
     kept = context.outdir / name / "section.json"
     try:
         saved = storage.read_json(kept)
@@ -69,9 +83,9 @@ def drawn(context: Context, name: str, stage: Stage, stage_key: str, summary: di
     except (OSError, ValueError, KeyError, TypeError):
         pass
     with np.load(context.outdir / name / "arrays.npz") as arrays:
-        section = stage.section(context, dict(arrays), summary)
-    if stage.settings:
-        values = ", ".join(f"{key} = {getattr(context.settings, key)}" for key in stage.settings)
+        section = made.stage.section(context, dict(arrays), summary)
+    if made.settings:
+        values = ", ".join(f"{key} = {getattr(context.settings, key)}" for key in made.settings)
         section = section._replace(text=[*section.text, f"Settings: `{values}`."])
     figures_inside = [(str(p.path.relative_to(context.outdir)), p.caption, p.alt) for p in section.figures]
     content = storage.finite(section._asdict() | {"figures": figures_inside})

@@ -217,6 +217,12 @@ def stage_key(context: Context, name: str) -> str:
     return storage.fingerprint(made_by, context.identity, context.images.fingerprint, settings, needs)
 
 
+def settings_of(name: str) -> tuple[str, ...]:
+    """The settings that a stage's result depends on: its own, then those of the stages that it needs, each once."""
+    stage = STAGES[name]
+    return tuple(dict.fromkeys((*stage.settings, *(key for other in stage.needs for key in settings_of(other)))))
+
+
 def up_to_date(context: Context, names: Iterable[str]) -> frozenset[str]:
     """Those of the stages whose files are there, and were made with these settings from these images and this checkpoint."""
     return frozenset(name for name in names if storage.is_complete(context.outdir / name, stage_key(context, name)))
@@ -277,7 +283,11 @@ def run_stages(context: Context, only: list[str] | None, redo: list[str]) -> dic
 def write_report(context: Context, left_out: Mapping[str, str] | None = None) -> Path:
     """The report on all stages that are up to date, and on why some were left out; returns its path."""
     keys = {name: stage_key(context, name) for name in STAGES if (context.outdir / name).exists()}
-    made = {name: (STAGES[name], key) for name, key in keys.items() if storage.is_complete(context.outdir / name, key)}
+    made = {
+        name: reporting.Made(STAGES[name], key, settings_of(name))
+        for name, key in keys.items()
+        if storage.is_complete(context.outdir / name, key)
+    }
     return reporting.write_report(context, made, left_out or {})
 
 
