@@ -154,7 +154,7 @@ def get_config() -> ConfigDict:
             "top_images_targets": 4,  # images whose channels are drawn; 0 = none
             "neighbours": 10,  # nearest images whose labels are compared
             "neighbour_targets": 6,  # images whose neighbours are drawn
-            "probe_sigmas": (50.0, 100.0),  # noise levels of phi for the linear probe, x 255; each one of sigmas
+            "probe_sigmas": (10.0, 50.0, 100.0, 220.0),  # noise levels of phi for the linear probe, x 255; of sigmas
             "probe_images": 10_000,  # labelled training images to learn from, drawn at random; 0 = all
             "embedding_pairs": 100,  # pairs of images whose distances in phi and as densities are compared; 0 = none
             "embedding_reconstructed_pairs": 10,  # of these, by samples that are full reconstructions too; 0 = none

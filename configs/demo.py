@@ -44,6 +44,7 @@ def get_config():
     config.analysis.top_images_common = 2
     config.analysis.top_images_targets = 2
     config.analysis.neighbour_targets = 4
+    config.analysis.probe_sigmas = (50.0, 100.0)
     config.analysis.probe_images = 256
     config.analysis.embedding_pairs = 0
     config.analysis.location_images = 8

@@ -21,7 +21,7 @@ def test_every_configuration_loads_describes_itself_and_builds(path):
     models.build(**config.model, image_channels=config.data.image_channels)
     noise.check_distribution(**config.noise)
     assert set(config.data) <= set(inspect.signature(data.load).parameters)
-    assert config.analysis.sigma in config.analysis.sigmas
+    assert {config.analysis.sigma, *config.analysis.probe_sigmas} <= set(config.analysis.sigmas)
 
 
 def test_the_defaults_are_the_papers():

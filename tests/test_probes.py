@@ -85,6 +85,30 @@ def test_the_path_is_judged_on_rows_that_it_did_not_see():
     assert path.chosen == path.accuracy.argmax()
 
 
+def test_of_penalties_that_are_right_as_often_the_path_takes_the_one_of_the_lowest_loss(monkeypatch):
+    """Under strong penalties weights only shrink, and the accuracy stays."""
+    features, labels = classes_apart(spread=0.1)
+    path = probes.regularisation_path(features, labels, features, labels, 4, (1e-2, 1e-1, 1.0, 1e1))
+    assert (path.accuracy[1:] == 1).all() and path.chosen == path.loss.argmin() == 3
+    fits = iter(
+        (([[2.0, 0], [0, 2]], 1), ([[3.0, 0], [0, 3]], 2), ([[-9.0, 0], [0, 3]], 3))
+    )  # right, surer, wrong once
+
+    def fit(features, labels, classes, l2, **_):
+        weights = np.array(next(fits)[0], np.float32)
+        return probes.Fit(probes.Parameters(weights, np.zeros(2, np.float32)), 0.0, 1)
+
+    monkeypatch.setattr(probes, "softmax_regression", fit)
+    units = np.eye(2, dtype=np.float32)
+    path = probes.regularisation_path(units, np.arange(2), units, np.arange(2), 2, (1.0, 0.1, 0.01))
+    assert path.accuracy.tolist() == [1, 1, 0.5] and path.chosen == 1
+
+
+def test_penalties_are_log_spaced_from_a_hundred():
+    np.testing.assert_allclose(np.diff(np.log10(probes.PENALTIES)), -0.5)
+    assert probes.PENALTIES[0] == 100 and probes.PENALTIES[-1] == 1e-8
+
+
 def test_a_path_ends_when_weaker_penalties_are_no_better():
     features, labels = classes_apart(spread=4)
     path = probes.regularisation_path(

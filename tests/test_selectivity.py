@@ -328,6 +328,30 @@ def test_purity_is_the_share_of_the_most_frequent_label():
     assert selectivity.purity(labels, np.array([[0, 1, 2, 3], [3, 4, 5, 0], [3, 4, 5, 3]])).tolist() == [0.5, 0.75, 1.0]
 
 
+def test_the_shares_of_sets_that_overlap_vary_as_over_all_permutations_of_the_rows():
+    values = np.array([0.0, 0.0, 1.0, 3.0, 9.0])
+    sets = np.array([[6, 2], [6, 3], [6, 4], [2, 3]])  # of rows 2 to 6; three of them share one
+    groups = np.array([[True, True, True, False], [False, False, True, True], [False] * 4])
+
+    def measure(members):
+        return values[members - 2].mean(1)
+
+    def shares(order):
+        above = measure(order[sets - 2]) > 2.5
+        return above[:3].mean(), above[2:].mean()
+
+    every = np.array([shares(np.array(order)) for order in itertools.permutations(range(2, 7))])
+    found = selectivity.permuted_shares(measure, sets, np.arange(2, 7), groups, 2.5, count=4000, seed=[0])
+    assert found.shape == (4000, 3) and np.isnan(found[:, 2]).all()
+    for column in (0, 1):
+        for share in np.unique(every[:, column]):
+            expected = np.isclose(every[:, column], share).mean()
+            assert np.isclose(found[:, column], share).mean() == pytest.approx(expected, abs=0.03)
+    assert (every[:, 0] == 1).mean() == pytest.approx(0.2)  # where the shared row has 9; sets drawn apart: 0.4^3
+    again = selectivity.permuted_shares(measure, sets, np.arange(2, 7), groups, 2.5, count=10, seed=[0])
+    np.testing.assert_array_equal(again, found[:10])
+
+
 def test_random_sets_are_of_different_rows_and_about_one_in_twenty_is_beyond(random):
     sets = selectivity.random_sets(12, 6, 300, seed=1)
     assert all(len(set(members)) == 6 for members in sets.tolist())

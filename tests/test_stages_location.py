@@ -99,6 +99,9 @@ def test_changes_are_those_of_the_moved_noisy_images(found, networks):
     assert numbers["relative"]["value"] == pytest.approx(relative, rel=1e-3)
     pairs = [np.sum((a - b) ** 2) for i, a in enumerate(phi) for b in phi[:i]]
     assert numbers["of_distance"]["value"] == pytest.approx(np.sqrt((changes**2).mean() / np.mean(pairs)), rel=1e-3)
+    of_images = np.sqrt((changes**2).mean(1) / np.mean(pairs))
+    found = [numbers["of_images"][name] for name in wording.QUARTILES]
+    np.testing.assert_allclose(found, np.quantile(of_images, (0.25, 0.5, 0.75)), rtol=1e-3)
 
 
 def test_the_report_names_every_feature_and_holds_no_nan(found):
@@ -113,6 +116,8 @@ def test_the_report_names_every_feature_and_holds_no_nan(found):
     by_network, decoded = summary["shifts"]["blocks"], summary["objects"]["decoded"]
     for network, text in (("trained", first.here), ("untrained", first.null)):
         assert wording.estimate_text(by_network[network]["mid"]["of_distance"], 3) in text
+        median = wording.quartiles_text(by_network[network]["mid"]["of_images"], 3)
+        assert f"median image {median}" in text and median in shown
     twin = by_network["circular"]["mid"]
     assert f"{twin['of_distance']['value']:.1e} of that distance ({twin['largest']:.0e} of its length" in first.null
     assert f"encoder1 {by_network['untrained']['encoder1']['of_distance']['value']:.3f}" in second.null
@@ -126,9 +131,10 @@ def test_dead_blocks_have_a_report_without_numbers_for_them(make_context):  # no
     arrays, summary = run(context)
     section = location.section_location(context, arrays, summary)
     page = str(section._replace(figures=()))
-    assert "nan" not in page and "phi changes by – of" in page and "encoder0 –, encoder1 –, mid –" in page
+    assert "nan" not in page and "images: – (root mean square; median image –)" in page
+    assert "encoder0 –, encoder1 –, mid –" in page
     assert section.claims[1].holds == "" and section.claims[2].holds == ""
-    assert [row[1] for row in section.tables[0].rows] == [None] * 4
+    assert [row[1:4] for row in section.tables[0].rows] == [(None, None, None)] * 4
     assert summary["objects"]["decoded"]["trained"]["both"]["value"] < 0.05
 
 
@@ -284,6 +290,14 @@ def test_places_are_decoded_from_features_that_hold_them_and_from_nothing_else()
     for number in range(placing.OBJECTS):
         here = made.objects == number
         np.testing.assert_array_equal(np.sort(permuted[here], 0), np.sort(targets[here], 0))
+
+
+def test_one_image_that_moves_far_carries_the_root_mean_square_and_not_the_median():
+    averages = np.repeat(np.random.default_rng(0).uniform(size=(101, 1, 7)), 3, axis=1)
+    averages[:, 1:] += 1e-3
+    averages[0, 1:] += 10
+    found = shifting.describe_change(shifting.block_changes(averages), 0)
+    assert found["of_distance"]["value"] > 100 * found["of_images"]["third_quartile"] > 0
 
 
 def test_the_change_over_the_distance_has_no_unit():

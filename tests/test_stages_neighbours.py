@@ -1,6 +1,7 @@
 """The stages that look for neighbours and learn linear probes: numbers are those of the measures, and what is missing is said."""
 
 import pathlib
+import re
 import shutil
 
 import jax
@@ -12,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noqa: F401 (a fixture)
 
+from configs import default
 from unetrep_jax import noise, probes, report, representation, stages, storage
 from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording
 from unetrep_jax.storage import InputError
@@ -194,6 +196,14 @@ def test_channels_that_tell_nothing_are_counted():
     )
 
 
+@pytest.mark.parametrize(("count", "components"), [(60, 6), (5, 4)])
+def test_fewer_components_than_channels_are_said(context_of, count, components):
+    few = with_images(images=image_set().images[:count], labels=image_set().labels[:count], fingerprint=f"{count} images")
+    _, summary, _, page = ran(context_of(change=few, neighbours=2), "neighbours")
+    assert summary["components"] == components
+    assert ("are 4, fewer than phi's 6 channels: 5 images of 192 intensities have no more" in page) == (components == 4)
+
+
 def test_shares_are_printed_with_their_intervals():
     estimate = {"value": 0.12314, "low": 0.1192, "high": 0.12704}
     assert wording.share_text(estimate) == "12.31 % (11.92–12.70)"
@@ -300,6 +310,55 @@ def test_more_neighbours_than_images_are_refused_in_one_line(context_of, count):
 
 
 # linear probes
+
+
+def with_five_more():
+    """A probe's summary with top-5 accuracies: of phi, its controls and chance."""
+    names = ["phi, σ = 100/255", "untrained phi, σ = 100/255", probe_features.COMPONENTS, "pixels averaged to 8×8"]
+    names.append(probe_features.PERMUTED)
+
+    def shares(first):
+        values = np.linspace(first, first - 0.4, 5).tolist()
+        return {name: {"value": v, "low": v, "high": v} for name, v in zip(names, values, strict=True)}
+
+    return {
+        "top1": shares(0.5), "top5": shares(0.9), "probes": dict.fromkeys(names), "classes": 9, "largest_class": 0.02,
+        "largest_five": 0.08, "phi_is_right_more_by": {name: {"low": 0.1} for name in names},
+    }  # fmt: skip
+
+
+def test_the_claim_has_the_top_five_accuracy_of_every_control_beside_phis(context_of):
+    claim = probing.claim(context_of(False), with_five_more())
+    assert claim.here.startswith("50.00 % (50.00–50.00) (top-5 90.00 % (90.00–90.00)) right")
+    for name, five in (("untrained network", 80), (probe_features.COMPONENTS, 70), ("pixels averaged to 8×8", 60)):
+        assert re.search(rf"{name} [^;]*\(top-5 {five}\.00 %", claim.null)
+    assert "(top-5 50.00 %" in claim.null.split(probe_features.PERMUTED)[1]
+    assert claim.null.endswith("most frequent label 2.00 % (top-5 8.00 %)")
+
+
+@pytest.mark.parametrize("place", [0, 3, len(probes.PENALTIES) - 1])
+def test_a_penalty_at_an_end_of_the_path_is_said(place):
+    probe = {"l2": probes.PENALTIES[place], "at_the_end": place != 3, "constant": 0, "unfinished": False}
+    names = ("phi, σ = 100/255", probe_features.PERMUTED)
+    page = " ".join(probing.probe_text({"classes": 3, "source": "", "probes": dict.fromkeys(names, probe)}))
+    assert (f"one beyond may be better, for: phi, σ = 100/255 ({probes.PENALTIES[place]:.1e})." in page) == (place != 3)
+    assert "21 from 1e+02 down to 1e-08" in page
+
+
+def test_the_section_says_why_no_probe_sees_all_pixels_where_they_are_averaged(context_of):
+    small = context_of(False)
+    assert not probing.pixels_text(small)  # 8x8 pixels are not averaged
+    large = small._replace(images=small.images._replace(images=np.zeros((60, 64, 64, 3), np.uint8)))
+    [text] = probing.pixels_text(large)
+    assert "all 12,288 intensities" in text and "averaged to 768 numbers" in text and "4,096 times" in text
+
+
+def test_default_levels_that_are_not_analysed_are_left_out_and_named(capsys):
+    settings = default.get_config().analysis
+    assert tuple(settings.probe_sigmas) == stages.usable_settings(settings).probe_sigmas == (10, 50, 100, 220)
+    assert capsys.readouterr().err == ""
+    assert stages.usable_settings(stages.changed(settings, sigmas=(0.0, 50.0, 100.0))).probe_sigmas == (50, 100)
+    assert "analysis.probe_sigmas: 10, 220 not among analysis.sigmas: left out" in capsys.readouterr().err
 
 
 def test_a_probe_of_phi_is_that_of_scikit_learn(context_of):

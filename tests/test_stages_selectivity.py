@@ -347,15 +347,85 @@ def test_channels_that_few_images_excite_are_left_out_of_the_likeness_and_counte
 
 @pytest.mark.parametrize(
     ("trained", "untrained", "word"),
-    [(0.5, 0.05, "yes"), (0.5, 0.5, "in part"), (0.06, 0.05, "no"), (0.5, None, ""), (None, 0.05, "")],
+    [(0.001, 0.5, "yes"), (0.001, 0.04, "in part"), (0.05, 0.5, "no"), (0.001, None, ""), (None, 0.5, "")],
 )
 def test_top_images_are_alike_where_more_are_than_by_chance_and_without_training_they_are_not(trained, untrained, word):
     found = {
-        name: {"specialised": {"beyond": b, "channels": 100}}
-        for name, b in (("trained", trained), ("untrained", untrained))
+        name: {"specialised": {"beyond": None if p is None else 0.3, "p_value": p, "channels": 100}}
+        for name, p in (("trained", trained), ("untrained", untrained))
     }
     summary = {"likeness": {"pixels": found}, "images": {"trained": 60, "untrained": 60}}
-    assert top_images.likeness_claim(summary).holds == word
+    claim = top_images.likeness_claim(summary)
+    assert claim.holds == word and (trained is None or f"pixels 30 % (p = {trained:.3f})" in claim.here)
+
+
+def test_channels_that_have_the_same_top_images_are_one_trial_and_not_many():
+    """Thirty channels whose top images are one set: all of them are beyond, as they are in one permutation of twenty."""
+    units = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    nearest = np.argsort(-(units @ units[0]))[:6]  # as alike as any images are
+    by_chance = selectivity.likeness(units, selectivity.random_sets(60, 4, 1000, 0))
+    limit = np.quantile(by_chance, 0.95)
+    for top, least, most in (
+        (nearest[None, :4].repeat(30, 0), 0.0, 0.09),
+        (np.arange(4)[None].repeat(30, 0), 0.2, 1.0),
+    ):
+        found = selectivity.likeness(units, top)
+        shares = selectivity.permuted_shares(
+            lambda sets: selectivity.likeness(units, sets),
+            top,
+            np.arange(60),
+            np.ones((1, 30), bool),
+            limit,
+            count=999,
+            seed=[1],
+        )
+        against = selectivity.against_random(found, by_chance)
+        described = top_images.describe(found, against, np.ones(30, bool), shares[:, 0])
+        assert set(shares[:, 0]) == {0, 1} and shares.mean() == pytest.approx(0.05, abs=0.03)
+        assert described["beyond"] in (0, 1) and least <= described["p_value"] <= most
+        expected = (1 + (shares[:, 0] >= described["beyond"]).sum()) / 1000
+        assert described["p_value"] == pytest.approx(expected)
+
+
+def test_images_are_shown_with_channels_above_their_mean_alone(context, monkeypatch):
+    arrays, summary = run(context, "top_images")
+    drawn = {}
+    monkeypatch.setattr(top_images, "picture", lambda context, figure, name, caption: name)
+    monkeypatch.setattr(
+        top_images.drawing,
+        "channels_of_images",
+        lambda images, maps, top, headings, notes: drawn.update(maps=maps, notes=notes),
+    )
+    z = np.array([[1.2, 0.3, -0.7], [-0.1, -0.2, -0.7]])
+    section = top_images.section_top_images(context, arrays | {"target_z": z}, summary)
+    assert [note.split("\n")[1] for [*notes] in drawn["notes"] for note in notes] == [
+        "+1.2 deviations",
+        "+0.3 deviations",
+    ]
+    np.testing.assert_array_equal(drawn["maps"][0], arrays["target_maps"][0, :2])
+    assert len(drawn["maps"]) == 1 and "1 of the 2 images" in " ".join(section.text)
+    section = top_images.section_top_images(context, arrays | {"target_z": -abs(z)}, summary)
+    assert "top_channels_of_images" not in section.figures and "2 of the 2 images" in " ".join(section.text)
+    section = top_images.section_top_images(context, arrays | {"target_z": abs(z)}, summary)
+    assert "above its mean" not in " ".join(section.text)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(60, np.int32), None])
+def test_images_of_one_class_are_analysed_and_the_section_says_that_labels_tell_nothing(
+    context, tmp_path, monkeypatch, labels
+):
+    monkeypatch.setattr(top_images, "picture", lambda context, figure, name, caption: name)
+    images = context.images._replace(labels=labels, fingerprint="one class")
+    context = context._replace(images=images, outdir=tmp_path)
+    save_sweeps(tmp_path, lambda rows: np.random.default_rng(rows).gamma(1.0, size=(rows, 3, 19)))
+    _, summary = run(context, "top_images", sweeps=False)
+    assert summary["likeness"].keys() == selectivity.FEATURES.keys()
+    with np.load(tmp_path / "top_images" / "arrays.npz") as arrays:
+        section = top_images.section_top_images(context, dict(arrays), summary)
+    reason = "have no labels" if labels is None else "all images have the same label"
+    assert reason in " ".join(section.text)
+    assert not any(re.search(r"\bnan\b|None", text, re.IGNORECASE) for text in printed(section))
 
 
 def test_top_images_and_maps_are_those_of_phi(context):

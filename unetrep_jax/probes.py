@@ -194,7 +194,8 @@ class Path(NamedTuple):
       l2: the penalties.
       loss: mean cross-entropy on those rows, nats; NaN where the path had ended before.
       accuracy: share of those rows whose label is the likeliest; NaN likewise.
-      chosen: position of the highest accuracy; of equal ones that of the strongest penalty.
+      chosen: position of the highest accuracy; of equal ones that of the lowest loss: under penalties so strong that the weights
+        only shrink, labels stay the likeliest, and the accuracy alone would choose the end of the path.
     """
 
     l2: Float64[np.ndarray, " p"]
@@ -225,7 +226,8 @@ def regularisation_path(
         accuracy[place] = np.mean(label_ranks(logits, validation_labels) == 1)
         if place - max(np.argmin(np.nan_to_num(loss, nan=np.inf)), np.nanargmax(accuracy)) >= PATIENCE:
             break
-    return Path(penalties, loss, accuracy, int(np.nanargmax(accuracy)))
+    chosen = np.lexsort((np.nan_to_num(loss, nan=np.inf), -np.nan_to_num(accuracy, nan=-np.inf)))[0]
+    return Path(penalties, loss, accuracy, int(chosen))
 
 
 def label_ranks(logits: Float[np.ndarray, "n c"], labels: Integer[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -253,7 +255,7 @@ class Probe(NamedTuple):
     constant: int
 
 
-PENALTIES = tuple(float(l2) for l2 in np.logspace(0, -8, 17))
+PENALTIES = tuple(float(l2) for l2 in np.logspace(2, -8, 21))  # two in a decade; few images may need those above 1
 VALIDATION = 0.2  # share of the rows to learn from on which the penalty is chosen
 SPLIT = 21  # what random numbers are for sets them apart from others of the same seed
 

@@ -428,10 +428,10 @@ def unit_features(images: UInt8[np.ndarray, "n h w c"], kind: str, *, chunk: int
 
 def likeness(units: Float[np.ndarray, "n d"], sets: Integer[np.ndarray, "m k"]) -> Float64[np.ndarray, "m"]:
     """Mean cosine over the pairs of each set of rows, for rows of length 1: ((sum u)^2 - sum u^2) / (k (k - 1)), in [-1, 1]."""
-    result = np.empty(len(sets))
-    for place, members in enumerate(sets):
-        rows = units[members].astype(np.float64)
-        result[place] = (rows.sum(0) ** 2).sum() - (rows**2).sum()
+    squares, result = np.einsum("nd,nd->n", units, units, dtype=np.float64), np.empty(len(sets))
+    for part in _parts(len(sets)):
+        sums = units[sets[part]].sum(1, dtype=np.float64)
+        result[part] = np.einsum("md,md->m", sums, sums) - squares[sets[part]].sum(1)
     return result / (sets.shape[1] * (sets.shape[1] - 1))
 
 
@@ -464,3 +464,35 @@ def against_random(values: Float[np.ndarray, "m"], by_chance: Float[np.ndarray, 
     spread = by_chance.std()
     z = (values - by_chance.mean()) / spread if spread > 0 else np.full(len(values), np.nan)
     return AgainstRandom(np.asarray(z, np.float64), values > np.quantile(by_chance, 0.95))
+
+
+def permuted_shares(
+    measure: Callable[[Integer[np.ndarray, "m k"]], Float64[np.ndarray, "m"]],
+    sets: Integer[np.ndarray, "m k"],
+    rows: Integer[np.ndarray, " n"],
+    groups: Bool[np.ndarray, "g m"],
+    limit: float,
+    *,
+    count: int,
+    seed: Sequence[int],
+) -> Float64[np.ndarray, "count g"]:
+    """Shares of each group's sets whose measure is above a limit, when it is by chance which row is which.
+
+    Each of `count` permutations of the rows is one for all sets: those that have rows in common have others in common then, and
+    vary together, as independent random sets would not. So this is the null of a share over sets that overlap.
+
+    Args:
+      measure: of sets of rows, one number for each.
+      sets: of `rows`.
+      rows: what is permuted.
+      groups: members of each group; NaN where it has none.
+      limit: that the measure is held against.
+      count: permutations.
+      seed: of the permutations.
+    """
+    rng, renamed, sizes = np.random.default_rng(seed), np.arange(rows.max() + 1), groups.sum(1)
+    shares = np.full((count, len(groups)), np.nan)
+    for place in range(count):
+        renamed[rows] = rng.permutation(rows)
+        np.divide(groups @ (measure(renamed[sets]) > limit).astype(float), sizes, out=shares[place], where=sizes > 0)
+    return shares

@@ -280,28 +280,28 @@ def likeness_histograms(
 @in_style
 def channels_of_images(
     images: Real[np.ndarray, "m h w c"],
-    maps: Real[np.ndarray, "m r h2 w2"],
-    top: Real[np.ndarray, "m r k h w c"],
+    maps: Sequence[Real[np.ndarray, "_ h2 w2"]],
+    top: Sequence[Real[np.ndarray, "_ k h w c"]],
     headings: Sequence[Sequence[str]],
     notes: Sequence[Sequence[str]],
 ) -> Figure:
     """Images, their channels with where each fires, and the images that excite that channel most (the paper, figure 5).
 
-    A block of r rows for each image: the image itself, the channel's activation map laid over it (interpolated between the map's
-    own places, from 0, dark, to its maximum, light), then the channel's top images.
+    A block of rows for each image, one for each of its channels: the image itself, the channel's activation map laid over it
+    (interpolated between the map's own places, from 0, dark, to its maximum, light), then the channel's top images.
 
     Args:
       images: float in [0, 1] or uint8.
-      maps: activations of r channels, at least 0, at the network's own resolution.
+      maps: activations of each image's channels, at least 0, at the network's own resolution.
       top: top images of these channels.
       headings, notes: a few words for every row of every image.
     """
     rows, words = [], []
     for place, image in enumerate(images):
-        for rank in range(maps.shape[1]):
+        for rank in range(len(maps[place])):
             first = as_colour(image) if rank == 0 else np.full((*image.shape[:2], 3), np.nan)
-            tiles = [first, activation_overlay(image, maps[place, rank])]
-            rows.append(np.stack([*tiles, *(as_colour(other) for other in top[place, rank])]))
+            tiles = [first, activation_overlay(image, maps[place][rank])]
+            rows.append(np.stack([*tiles, *(as_colour(other) for other in top[place][rank])]))
             words.append((headings[place][rank], notes[place][rank]))
     return draw_tiles(rows, [heading for heading, _ in words], [note for _, note in words])
 

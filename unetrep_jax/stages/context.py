@@ -48,7 +48,7 @@ class Context(NamedTuple):
       facts: what is needed to judge and to repeat the analysis, for the head of the report.
       training_log: the run's `metrics.jsonl`, where there is one.
       outdir: folder of all results.
-      circular: opens the same weights with circular padding; None where the denoiser is not one of `models`.
+      circular: opens the same weights with circular padding; None where there is no such twin.
       log_damage: what is wrong with the training log, as far as is known; "" where nothing is.
       courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
       made: the stages whose files are up to date, of those that the running one uses.

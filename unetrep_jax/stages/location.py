@@ -11,7 +11,7 @@ from unetrep_jax.stages.context import Arrays, Context, layout_of, picture, writ
 from unetrep_jax.stages.placing import DECODED, OBJECTS, place_objects
 from unetrep_jax.stages.shifting import PADDING, move_images, stride_of
 from unetrep_jax.stages.verdicts import part
-from unetrep_jax.stages.wording import estimate_text, number, unknown
+from unetrep_jax.stages.wording import estimate_text, number, quartiles_text, unknown
 from unetrep_jax.storage import InputError
 
 
@@ -135,19 +135,23 @@ def shift_table(context: Context, summary: dict) -> report.Table:
         cells = []
         for blocks in (by_network[name] for name in ("trained", "untrained")):
             cells += [estimate_text(blocks[block]["relative"], 5), estimate_text(blocks[block]["of_distance"], 3)]
+            cells += [quartiles_text(blocks[block]["of_images"], 3)]
         rows.append((block, *cells, largest_text(by_network.get("circular", {}).get(block))))
     pixels = ", ".join(map(str, summary["shifts"]["pixels"]))
     return report.Table(
         f"Change of channel averages when the image moves down or right by {pixels} pixels "
-        f"({summary['shifts']['images']:,} images, 95 % bootstrap intervals): over their length, and over the root mean square "
-        "distance between two images. With circular padding: the largest change over length of any image and shift, which is "
-        "rounding; – where the block's averages are all 0.",
+        f"({summary['shifts']['images']:,} images, 95 % bootstrap intervals): over their length, and, as root mean square over "
+        "images and shifts, over the root mean square distance between two images. A few images can carry that, so the median and "
+        "quartiles of each image's own stand beside it. With circular padding: the largest change over length of any image and "
+        "shift, which is rounding; – where the block's averages are all 0.",
         (
             "block",
             "over length",
             "over distance",
+            "median image (quartiles)",
             "over length, untrained",
             "over distance, untrained",
+            "median image, untrained",
             "circular, largest",
         ),
         rows,
@@ -187,7 +191,9 @@ def claims(context: Context, summary: dict) -> list[report.Claim]:
     deep = [block for block in layout_of(context).columns if not block.startswith("decoder")]
 
     def change(network):
-        return estimate_text(by_network[network]["mid"]["of_distance"], 3) or "–"
+        middle = by_network[network]["mid"]
+        median = quartiles_text(middle["of_images"], 3) or "–"
+        return f"{estimate_text(middle['of_distance'], 3) or '–'} (root mean square; median image {median})"
 
     def by_depth(network):
         changes = (f"{block} {number(by_network[network][block]['of_distance']['value'], 3) or '–'}" for block in deep)
@@ -198,7 +204,7 @@ def claims(context: Context, summary: dict) -> list[report.Claim]:
         report.Claim(
             "Channel averages do not depend on location but for zero padding",
             None,
-            f"phi changes by {change('trained')} of the distance between two images when its image moves",
+            f"change of phi when its image moves, over the distance between two images: {change('trained')}",
             f"circular padding: {twin}; untrained network {change('untrained')}",
             report.verdict(*invariant(by_network)),
         ),

@@ -26,6 +26,7 @@ def section_neighbours(context: Context, arrays: Arrays, summary: dict) -> Any:
         "more often than in pixels, and as held in part where those of a control agree as often: another distance made of "
         "pixels, or the untrained network.",
     ]
+    text += components_text(summary, context.images.images.shape)
     tables = [overlap_table(summary, level)]
     if summary["no_labels"]:
         text.append(f"Agreement with labels is left out: {summary['no_labels']}.")
@@ -52,6 +53,17 @@ def noise_text(parts: Mapping[str, float | None]) -> str:
     if not known:
         return ""
     return f"Noise of the draws that it is averaged over makes up this share of the variance over images: {', '.join(known)}. "
+
+
+def components_text(summary: dict, shape: tuple[int, ...]) -> list[str]:
+    """Where the pixels of images [n h w c] have fewer principal components than phi has channels: how many, and why."""
+    components, channels = summary["components"], summary["channels"]["phi"]["channels"]
+    if components == channels:
+        return []
+    return [
+        f"The principal components of the pixels are {components:,}, fewer than phi's {channels:,} channels: {shape[0]:,} images "
+        f"of {np.prod(shape[1:]):,} intensities have no more, so that control is narrower than phi."
+    ]
 
 
 def at_working(summary: dict, group: str, measure: str, space: str) -> dict:

@@ -40,6 +40,7 @@ def run_neighbours(context: Context, folder: Path, key: str) -> None:
     summary["no_labels"] = why_no_labels(context.images.labels)
     of_networks = {name: phi(context, sweep, context.working) for name, sweep in SWEEPS.items()}
     summary["channels"] = {name: count_channels(features) for name, features in of_networks.items()}
+    summary["components"] = component_count(context)
     summary["common_part"] = {name: common_part(features) for name, features in of_networks.items()}
     summary["noise_part"] = {name: noise_part(context, sweep) for name, sweep in SWEEPS.items()}
     for group, (rows, sweeps) in groups_of(context).items():
@@ -108,9 +109,15 @@ def pixel_components(context: Context) -> np.ndarray:
     """Coordinates of all images on as many principal axes of the pixels as phi has channels, or as there can be."""
     images = context.images.images
     sample = images[spread(len(images), PCA_IMAGES)]
+    axes = probes.principal_axes(sample, component_count(context), seed=context.settings.seed)
+    return probes.project(axes, images)
+
+
+def component_count(context: Context) -> int:
+    """How many principal components the pixels are given: phi's channels, or as many as images or pixels allow."""
+    images = context.images.images
     width = phi(context, "representations", context.working).shape[1]
-    dimensions = min(width, len(sample) - 1, int(np.prod(images.shape[1:])))
-    return probes.project(probes.principal_axes(sample, dimensions, seed=context.settings.seed), images)
+    return min(width, min(len(images), PCA_IMAGES) - 1, int(np.prod(images.shape[1:])))
 
 
 def search_group(

@@ -1,6 +1,7 @@
 """How well a linear classifier tells an image's label from phi, beside pixels, the untrained network and chance."""
 
 import functools
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -142,7 +143,8 @@ def section_probe(context: Context, arrays: Arrays, summary: dict) -> Any:
         ),
     ]
     table = probe_table(summary, name_of("phi", main_sigma(context)))
-    return report.Section("Linear probe", probe_text(summary), [table], pictures, [claim(context, summary)])
+    text = [*probe_text(summary), *pixels_text(context)]
+    return report.Section("Linear probe", text, [table], pictures, [claim(context, summary)])
 
 
 def ends(interval: Mapping[str, float]) -> tuple[float, float, float]:
@@ -154,14 +156,20 @@ def probe_text(summary: dict) -> list[str]:
     """What was done, and what to keep in mind."""
     text = [
         f"Softmax regression on standardised features, {summary['classes']:,} classes. {summary['source']} The penalty λ of the "
-        f"squared weights is the one, of {len(probes.PENALTIES)} down to {min(probes.PENALTIES):.0e}, that does best on a fifth of "
-        "the images to learn from; then all of those are learnt from. Pixels have no noise on them, phi is of noisy images. The "
-        "claim counts as held where phi is right more often than with permuted labels or with the most frequent label, and than "
+        f"squared weights is the one, of {len(probes.PENALTIES)} from {max(probes.PENALTIES):.0e} down to "
+        f"{min(probes.PENALTIES):.0e}, that does best on a fifth of the images to learn from; then all of those are learnt from. "
+        "Pixels have no noise on them, phi is of noisy images. The claim counts as "
+        "held where phi is right more often than with permuted labels or with the most frequent label, and than "
         "the pixels and the untrained network; as held in part where one of those two is right as often."
     ]
     probed = summary["probes"]
-    if at_end := [name for name, probe in probed.items() if probe["at_the_end"] and name != PERMUTED]:
-        text.append(f"The best penalty is the largest or smallest that was tried for: {'; '.join(at_end)}.")
+    # Where labels cannot be learnt the strongest penalty is the best, whatever the strongest is.
+    at_end = {name: probe["l2"] for name, probe in probed.items() if probe["at_the_end"] and name != PERMUTED}
+    if at_end:
+        names = "; ".join(f"{name} ({number(l2, None)})" for name, l2 in at_end.items())
+        text.append(
+            f"The best penalty is the largest or smallest that was tried, and one beyond may be better, for: {names}."
+        )
     if constant := {name: probe["constant"] for name, probe in probed.items() if probe["constant"]}:
         counts = "; ".join(f"{name}: {count}" for name, count in constant.items())
         text.append(f"Features that are the same for all images to learn from count for nothing ({counts}).")
@@ -171,6 +179,20 @@ def probe_text(summary: dict) -> list[str]:
             f"solution for: {'; '.join(unfinished)}."
         )
     return text
+
+
+def pixels_text(context: Context) -> list[str]:
+    """Why no probe learns from all pixels; nothing where one does."""
+    shape = context.images.images.shape[1:]
+    averaged = *probes.averaged_shape(shape), shape[2]
+    if averaged == shape:
+        return []
+    inputs, fewer = math.prod(shape), math.prod(averaged)
+    return [
+        f"No probe sees all {inputs:,} intensities: pixels are averaged to {fewer:,} numbers, or give their first principal "
+        "components. The regression's coordinates are eigenvectors of the inputs' covariance, whose cost grows with the cube of "
+        f"their number: {(inputs / fewer) ** 3:,.0f} times that of the averages. A finer grid could tell labels better."
+    ]
 
 
 def probe_table(summary: dict, main: str) -> Any:
@@ -204,21 +226,27 @@ def probe_table(summary: dict, main: str) -> Any:
 def claim(context: Context, summary: dict) -> report.Claim:
     """Can labels be read off phi by a linear classifier, better than off pixels and off the untrained network's phi?"""
     main, untrained = (name_of(sweep, main_sigma(context)) for sweep in SWEEPS)
-    top, names, pixels = summary["top1"], list(summary["probes"]), (COMPONENTS, averaged_name(context))
-    here = f"{share_text(top[main])} right" + (
-        f", {share_text(summary['top5'][main])} among the first five" if "top5" in summary else ""
-    )
+    names, pixels = list(summary["probes"]), (COMPONENTS, averaged_name(context))
     few = counterpart(untrained, main, names)
-    matched = "" if few == main else f", where the trained one with as few to learn from has {share_text(top[few])}"
+    matched = "" if few == main else f", where the trained one with as few to learn from has {right_text(summary, few)}"
+    frequent = percent(summary["largest_class"], 2)
+    if "top5" in summary:
+        frequent += f" (top-5 {percent(summary['largest_five'], 2)})"
     return report.Claim(
         "A linear classifier tells the class of an image from phi.",
         None,
-        f"{here} ({summary['classes']:,} classes, σ = {main_sigma(context):g}/255)",
-        f"{'; '.join(f'{name} {share_text(top[name])}' for name in pixels)}; "
-        f"untrained network {share_text(top[untrained])}{matched}; "
-        f"labels permuted {share_text(top[PERMUTED])}; most frequent label {percent(summary['largest_class'], 2)}",
+        f"{right_text(summary, main)} right ({summary['classes']:,} classes, σ = {main_sigma(context):g}/255)",
+        f"{'; '.join(f'{name} {right_text(summary, name)}' for name in pixels)}; "
+        f"untrained network {right_text(summary, untrained)}{matched}; "
+        f"labels permuted {right_text(summary, PERMUTED)}; most frequent label {frequent}",
         report.verdict(told(summary, main, (*pixels, untrained))),
     )
+
+
+def right_text(summary: dict, name: str) -> str:
+    """The share of labels that a probe gets right, and, where there are more classes than five, has among its first five."""
+    first_five = f" (top-5 {share_text(summary['top5'][name])})" if "top5" in summary else ""
+    return f"{share_text(summary['top1'][name])}{first_five}"
 
 
 def told(summary: dict, main: str, controls: Sequence[str]) -> tuple[bool, bool]:

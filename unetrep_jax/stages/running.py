@@ -121,6 +121,7 @@ STAGES = {
         (*BOTH, "selectivity"),
         top_images.run_top_images,
         top_images.section_top_images,
+        version=2,
     ),
     "clusters": Stage(
         ("sigma", "clusters", "cluster_seeds", "cluster_runs", "cluster_members", "seed"),
@@ -142,6 +143,7 @@ STAGES = {
         neighbouring.run_neighbours,
         neighbour_section.section_neighbours,
         ("neighbours_kept",),
+        version=2,
     ),
     "probe": Stage(
         ("sigma", "probe_sigmas", "probe_images", "seed"),
@@ -150,6 +152,7 @@ STAGES = {
         probing.section_probe,
         ("probe_phi", "probes_kept"),
         also=training_images_of,
+        version=2,
     ),
     "embedding": Stage(
         (
@@ -176,6 +179,7 @@ STAGES = {
         location.run_location,
         location.section_location,
         ("moved", "placed"),
+        version=2,
     ),
     "emergence": Stage(
         (
@@ -299,6 +303,7 @@ def analyse(
     *,
     settings: Any,
     name: str,
+    circular: Denoiser | None = None,
     training_images: ImageSet | None = None,
     only: list[str] | None = None,
 ) -> Path:
@@ -310,7 +315,9 @@ def analyse(
       images: the images to analyse; see `data.open_images`.
       outdir: where everything goes. Stages that are there and were made with the same name, images and settings are kept.
       settings: `configs/default.py`'s section analysis, with other values where wanted.
-      name: names the denoiser, in the report and for what is kept: change it when the denoiser changes.
+      name: names the denoiser, in the report and for what is kept: change it when the denoiser, or one beside it, changes.
+      circular: the same denoiser with circular padding, by which the stage location tells what zero padding does; None where there
+        is no such twin.
       training_images: what it was trained on, where copies of them are to be looked for.
       only: the stages to run, with those that they need; None is all.
 
@@ -327,8 +334,9 @@ def analyse(
         return training_images
 
     images, settings = checking.usable_images(images, checking.usable_settings(settings))
-    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained")):
-        checking.check_denoiser(functions, images.images.shape[1:], what)
+    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained"), (circular, "circular")):
+        if functions is not None:
+            checking.check_denoiser(functions, images.images.shape[1:], what)
     context = Context(
         denoiser=denoiser,
         untrained=lambda: untrained,
@@ -339,6 +347,7 @@ def analyse(
         facts={"denoiser": name, "images": f"{len(images.images):,} images of {images.provenance['source']}"},
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
+        circular=lambda: circular,
     )
     if left_out := run_and_report(context, only, []):
         raise InputError(in_one_line(left_out))

@@ -9,7 +9,7 @@ import numpy as np
 from unetrep_jax import devices, measures, representation, storage
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages.context import Arrays, Context, layout_of, spread
-from unetrep_jax.stages.wording import estimate_of
+from unetrep_jax.stages.wording import estimate_of, quartiles_of
 
 PADDING = {"trained": "zero padding", "circular": "circular padding", "untrained": "untrained"}
 
@@ -119,7 +119,11 @@ def over_distance(change: Change) -> np.ndarray:
 
 
 def describe_change(change: Change, seed: int) -> dict:
-    """Relative change; root mean square change over the root mean square distance between images; the largest relative change."""
+    """Relative change; root mean square change over the root mean square distance between images; the largest relative change.
+
+    And `of_images`, quartiles over images of each one's own root mean square change over that distance: a few images that change
+    much can make up most of the mean square.
+    """
     parts = (change.relative.mean(1), change.squares.mean(1), change.between)
     relative, squares, between = measures.bootstrap_means(np.stack(parts, 1), seed=seed).T
     known = change.relative[np.isfinite(change.relative)]
@@ -128,5 +132,6 @@ def describe_change(change: Change, seed: int) -> dict:
         "of_distance": estimate_of(
             np.sqrt(np.divide(squares, between, out=np.full(len(squares), np.nan), where=between > 0))
         ),
+        "of_images": quartiles_of(np.sqrt(np.square(over_distance(change)).mean(1))),
         "largest": float(known.max()) if known.size else None,
     }

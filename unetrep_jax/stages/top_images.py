@@ -10,13 +10,15 @@ import numpy as np
 from unetrep_jax import denoiser, devices, figures, report, representation, selectivity, storage
 from unetrep_jax.figures import selectivity as drawing
 from unetrep_jax.stages.context import Arrays, Context, phi, picture, spread, write_stage
+from unetrep_jax.stages.neighbouring import why_no_labels
 from unetrep_jax.stages.selecting import GROUPS, populations
 from unetrep_jax.stages.selectivity_section import POPULATIONS
 from unetrep_jax.stages.verdicts import part
 from unetrep_jax.stages.wording import number, percent
 from unetrep_jax.storage import InputError
 
-RANDOM_SETS = 1000
+RANDOM_SETS, PERMUTATIONS = 1000, 999
+PERMUTED_IMAGES = 51  # what random numbers are for sets them apart from others of the same seed
 CHANNELS_OF_AN_IMAGE = 3
 
 
@@ -52,6 +54,7 @@ def run_top_images(context: Context, folder: Path, key: str) -> None:
         "draws": settings.draws,
         "images_per_channel": settings.top_images_per_channel,
         "random_sets": RANDOM_SETS,
+        "permutations": PERMUTATIONS,
         "likeness": how_alike(context, members, arrays),
         "images": {name: len(values) if name == "trained" else len(subset) for name in everyone},
         "shown": {group: len(arrays[f"shown/{group}"]) for group in GROUPS},
@@ -146,12 +149,12 @@ def activation_maps(context: Context, rows: np.ndarray) -> np.ndarray:
 def how_alike(context: Context, groups: dict, arrays: Arrays) -> dict:
     """Space -> network -> group: how alike the top images of its channels are, beside random sets of as many images.
 
-    Spaces are three sets of features that know nothing of the network, and the labels where there are any.
+    Spaces are three sets of features that know nothing of the network, and the labels where these differ.
     """
     settings, result = context.settings, {}
     size, subset = settings.top_images_per_channel, context.untrained_subset
     everything = np.arange(len(context.images.images))
-    spaces = [*selectivity.FEATURES, *(["labels"] if context.images.labels is not None else [])]
+    spaces = [*selectivity.FEATURES, *([] if why_no_labels(context.images.labels) else ["labels"])]
     with storage.Progress("likeness of top images", len(spaces), unit="spaces") as progress:
         for space in spaces:
             measure = measure_of(context, space)
@@ -162,13 +165,24 @@ def how_alike(context: Context, groups: dict, arrays: Arrays) -> dict:
                 by_chance = measure(members[sets])
                 found = measure(arrays[f"top/{name}"][:, :size])
                 against = selectivity.against_random(found, by_chance)
+                limit = np.quantile(by_chance, 0.95)
+                permuted = selectivity.permuted_shares(
+                    measure,
+                    arrays[f"top/{name}"][:, :size],
+                    members,
+                    np.stack(list(by_group.values())),
+                    limit,
+                    count=PERMUTATIONS,
+                    seed=[settings.seed, PERMUTED_IMAGES],
+                )
                 arrays[f"z/{space}/{name}"] = against.z
-                arrays[f"limit/{space}/{name}"] = selectivity.against_random(
-                    np.quantile(by_chance, [0.95]), by_chance
-                ).z
+                arrays[f"limit/{space}/{name}"] = selectivity.against_random(limit[None], by_chance).z
                 result[space][name] = {
                     "random": float(by_chance.mean()),
-                    **{group: describe(found, against, mask) for group, mask in by_group.items()},
+                    **{
+                        group: describe(found, against, mask, shares)
+                        for (group, mask), shares in zip(by_group.items(), permuted.T, strict=True)
+                    },
                 }
             progress.advance(1)
     return result
@@ -189,15 +203,22 @@ def measure_of(context: Context, space: str) -> Any:
     return lambda sets: selectivity.likeness(units, sets)
 
 
-def describe(found: np.ndarray, against: selectivity.AgainstRandom, members: np.ndarray) -> dict:
-    """Medians over a group's channels, and the share of them beyond the 95th percentile of random sets."""
+def describe(
+    found: np.ndarray, against: selectivity.AgainstRandom, members: np.ndarray, permuted: np.ndarray
+) -> dict[str, Any]:
+    """Medians over a group's channels, and the share of them beyond the 95th percentile of random sets.
+
+    The one-sided p-value of that share is from those with images permuted, (1 + as large ones) / (1 + permutations).
+    """
     if not members.any():
-        return {"channels": 0, "likeness": None, "z": None, "beyond": None}
+        return {"channels": 0, "likeness": None, "z": None, "beyond": None, "p_value": None}
+    beyond = float(against.beyond[members].mean())
     return {
         "channels": int(members.sum()),
         "likeness": float(np.median(found[members])),
         "z": float(np.median(against.z[members])),
-        "beyond": float(against.beyond[members].mean()),
+        "beyond": beyond,
+        "p_value": float((1 + (permuted >= beyond - 1e-9).sum()) / (1 + len(permuted))),  # equal but for rounding is equal
     }
 
 
@@ -212,14 +233,15 @@ def section_top_images(context: Context, arrays: Arrays, summary: dict) -> Any:
         )
         if summary["shown"][group]
     ]
-    if "target_maps" in arrays:
+    if (arrays["target_z"] > 0).any():
         shown.append(
             picture(
                 context,
                 top_channels(context, arrays, size),
                 "top_channels_of_images",
-                "Images spread over the set, not selected: the specialised channels that each excites most, where they fire (the "
-                "activation map over the image), and the other images that excite that channel most (figure 5).",
+                "Images spread over the set, not selected: the specialised channels that each excites most, above their mean; "
+                "where they fire (the activation map over the image), and the other images that excite that channel most "
+                "(figure 5).",
             )
         )
     shown.append(
@@ -236,11 +258,26 @@ def section_top_images(context: Context, arrays: Arrays, summary: dict) -> Any:
         "they are is the mean cosine over their pairs in features that know nothing of the network, less the features' mean over "
         "all images: pixels averaged on 8 × 8 cells; a colour histogram of 64 bins; gradient orientations in 4 × 4 cells. Random "
         f"sets of as many images ({summary['random_sets']:,}) are the null. More images to choose from make top images more "
-        "extreme, so networks are compared on the same images."
+        "extreme, so networks are compared on the same images.",
+        "Channels share top images, so they are no independent trials. The p-value of a share of channels is therefore from "
+        f"{summary['permutations']:,} permutations of the images, each the same for all channels, which leaves the overlaps as "
+        "they are (one-sided; below 0.05 counts as more alike than by chance).",
+        *unexcited_text(arrays),
     ]
-    if context.images.labels is None:
-        text.append("The images have no labels: whether top images share one was not measured.")
+    if reason := why_no_labels(context.images.labels):
+        text.append(f"Whether top images share a label was not measured: {reason}.")
     return report.Section("Top images of channels", text, [likeness_table(summary)], shown, [likeness_claim(summary)])
+
+
+def unexcited_text(arrays: Arrays) -> list[str]:
+    """How many of the images shown excite no specialised channel above its mean, where there are such."""
+    excited = (arrays["target_z"] > 0).any(1)
+    if excited.all():
+        return []
+    return [
+        f"{(~excited).sum()} of the {len(excited)} images whose own channels are looked at excite no specialised channel above its "
+        "mean over images, and are not drawn."
+    ]
 
 
 def top_rows(context: Context, arrays: Arrays, group: str) -> Any:
@@ -255,20 +292,24 @@ def top_rows(context: Context, arrays: Arrays, group: str) -> Any:
 
 
 def top_channels(context: Context, arrays: Arrays, size: int) -> Any:
-    """Figure 5 for every target."""
-    images, targets, channels = context.images.images, arrays["targets"], arrays["target_channels"]
-    others = np.stack(
-        [
-            [others_than(t, arrays["top/trained"][c], size) for c in row]
-            for t, row in zip(targets, channels, strict=True)
-        ]
+    """Figure 5 for every target, with those of its channels that it excites above their mean."""
+    images, above = context.images.images, arrays["target_z"] > 0
+    shown = np.flatnonzero(above.any(1))
+    targets, kept = arrays["targets"][shown], above[shown]
+    channels, z, maps = (
+        [row[keep] for row, keep in zip(arrays[name][shown], kept, strict=True)]
+        for name in ("target_channels", "target_z", "target_maps")
     )
+    others = [
+        images[np.stack([others_than(t, arrays["top/trained"][c], size) for c in row])]
+        for t, row in zip(targets, channels, strict=True)
+    ]
     notes = [
-        [f"PR_c {arrays['selectivity'][c]:.4f}\n{z:+.1f} deviations\nfrom the mean" for c, z in zip(*pair, strict=True)]
-        for pair in zip(channels, arrays["target_z"], strict=True)
+        [f"PR_c {arrays['selectivity'][c]:.4f}\n{d:+.1f} deviations\nfrom the mean" for c, d in zip(*pair, strict=True)]
+        for pair in zip(channels, z, strict=True)
     ]
     headings = [[f"channel {c}" for c in row] for row in channels]
-    return drawing.channels_of_images(images[targets], arrays["target_maps"], images[others], headings, notes)
+    return drawing.channels_of_images(images[targets], maps, others, headings, notes)
 
 
 def others_than(target: int | np.integer, top: np.ndarray, size: int) -> np.ndarray:
@@ -302,19 +343,24 @@ def likeness_table(summary: dict) -> report.Table:
             cells.append("{images:,} ({by_chance:,.0f})".format(**summary["different"][name][group]))
             for space in summary["likeness"]:
                 found = summary["likeness"][space][name][group]
-                cells += [number(found["z"], 1), percent(found["beyond"])]
+                cells += [number(found["z"], 1), beyond_text(found)]
             rows.append(tuple(cells))
     labels = "; labels: share of the most frequent one" if "labels" in summary["likeness"] else ""
     columns = [name for space in summary["likeness"] for name in (f"{space}: z", "beyond 95 %")]
     return report.Table(
         f"How alike the top {summary['images_per_channel']} images of a channel are: median over the group's channels of "
         "(likeness − mean of random sets) / their deviation, and the share of channels beyond the 95th percentile of random sets "
-        f"(5 % by chance){labels}. Different: images in the top sets of all the group's channels together, beside what as many "
-        "random sets would hold; channels that share their top images count as often as there are channels. Left out: channels "
+        f"(5 % by chance), with its p-value{labels}. Different: images in the top sets of all the group's channels together, "
+        "beside what as many random sets would hold. Left out: channels "
         f"that no more than {summary['images_per_channel']} images excite at all, whose other top images would be any.",
         ("network, channels", "images", "channels", "left out", "different (by chance)", *columns),
         rows,
     )
+
+
+def beyond_text(found: dict) -> str | None:
+    """A share of channels and its p-value: 34 % (p = 0.001); None if unknown."""
+    return None if found["beyond"] is None else f"{percent(found['beyond'])} (p = {number(found['p_value'], 3)})"
 
 
 def likeness_claim(summary: dict) -> Any:
@@ -325,7 +371,7 @@ def likeness_claim(summary: dict) -> Any:
 
     def words(name: str) -> str:
         return ", ".join(
-            f"{space} {percent(found['beyond']) or '–'}" for space, found in zip(spaces, shares[name], strict=True)
+            f"{space} {beyond_text(found) or '–'}" for space, found in zip(spaces, shares[name], strict=True)
         )
 
     on_fewer = f" (on {summary['images'][same]:,} images: {words(same)})" if same != "trained" else ""
@@ -333,13 +379,12 @@ def likeness_claim(summary: dict) -> Any:
         "The images that excite a specialised channel most are alike.",
         None,
         f"channels whose top images are more alike than 95 % of random sets: {words('trained')}{on_fewer}",
-        f"5 % by chance; untrained network, {summary['images']['untrained']:,} images: {words('untrained')}",
+        f"5 % by chance (p: images permuted, alike for all channels); untrained network, "
+        f"{summary['images']['untrained']:,} images: {words('untrained')}",
         report.verdict(*(part(*map(exceeds, both)) for both in zip(shares[same], shares["untrained"], strict=True))),
     )
 
 
 def exceeds(found: dict) -> bool | None:
-    """Whether more channels are beyond than by chance, by three standard errors."""
-    if found["beyond"] is None:
-        return None
-    return bool(found["beyond"] > 0.05 + 3 * np.sqrt(0.05 * 0.95 / found["channels"]))
+    """Whether more channels are beyond than when images are permuted; None without channels."""
+    return None if found["p_value"] is None else found["p_value"] < 0.05
