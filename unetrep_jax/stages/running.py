@@ -135,6 +135,7 @@ STAGES = {
         (*BOTH, "selectivity", "clusters"),
         subspaces.run_subspaces,
         subspaces_section.section_subspaces,
+        version=2,
     ),
     "neighbours": Stage(
         ("sigma", "neighbours", "neighbour_targets", "seed"),
@@ -169,6 +170,7 @@ STAGES = {
         embedding_section.section_embedding,
         ("embedded",),
         also=training_images_of,
+        version=2,
     ),
     "location": Stage(
         ("sigma", "draws", "location_images", "location_composites", "seed"),
