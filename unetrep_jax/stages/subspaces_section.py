@@ -391,8 +391,8 @@ def spectrum_text(row: dict | None) -> str:
     if not row or None in words.values():
         return "undefined"
     return (
-        f"{words['inside']} inside, {words['random']} for as many random images (ratio "
-        f"{estimate_text(row['dimension']['ratio'])}), {number(row['dimension']['whole'], 1)} for all"
+        f"{words['inside']} inside, {words['random']} for as many random images, ratio "
+        f"{estimate_text(row['dimension']['ratio'])}; {number(row['dimension']['whole'], 1)} for all"
     )
 
 
