@@ -55,7 +55,7 @@ def get_config():
     config.analysis.sample_beta = 0.4
     config.analysis.targets = 4
     config.analysis.samples_per_target = 2
-    config.analysis.control_targets = 0
+    config.analysis.control_targets = 0  # those of one target alone would take over a minute: six programs
     config.analysis.published_targets = 0
     config.analysis.schedule_sigma_0 = 0.5
     config.analysis.schedule_levels = 8

@@ -1,6 +1,7 @@
 """The distance of densities where it is known (Gaussians, a linear representation), and the statistics of the embedding."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -267,6 +268,23 @@ def test_intervals_hold_the_estimate_and_the_null_has_no_correlation():
     again = densities.bootstrap_band(squares, distances, seed=1)
     for name, ends in interval.items():
         np.testing.assert_array_equal(again[name], ends)
+
+
+def test_extremes_of_random_halves_are_those_of_all_halves():
+    squares = np.geomspace(0.01, 10, 9)
+    ratios = random.permutation(np.arange(1.0, 10)) ** 2
+    found = densities.band_of_halves(squares, ratios * squares, seed=0, draws=4000)
+    halves = np.array(list(itertools.combinations(ratios, 5)))
+    low, high = halves.min(1), halves.max(1)
+    np.testing.assert_allclose(found["low"], np.quantile(low, (0.025, 0.5, 0.975)))  # 1, 1, 16: far from the jumps
+    np.testing.assert_allclose(found["high"], np.quantile(high, (0.025, 0.5, 0.975)))
+    np.testing.assert_allclose(found["ratio"], np.quantile(high / low, (0.025, 0.5, 0.975)), rtol=0.3)
+    band = densities.band(squares, ratios * squares)
+    assert band.low <= found["low"][0] * (1 + 1e-9) and found["high"][2] <= band.high * (1 + 1e-9)
+    assert found["ratio"][2] <= band.ratio * (1 + 1e-9)
+    line = densities.band_of_halves(squares, 3 * squares, seed=0, draws=10)
+    for name, expected in {"low": 3, "high": 3, "ratio": 1}.items():
+        np.testing.assert_allclose(line[name], expected)
 
 
 def test_the_interval_of_the_slope_covers_it_as_often_as_it_says():

@@ -201,16 +201,25 @@ def test_the_section_says_what_the_numbers_say(made):
     assert claim.published.startswith("B/A = 2.9") and claim.holds == report.verdict(
         *embedding_section.narrow(features)
     )
-    assert f"B/A = {features['phi']['ratio']['value']:.1f}, of the middle 90 %" in claim.here
+    halves = densities.band_of_halves(arrays["squares/phi"], arrays["distance"], seed=context.settings.seed)
+    np.testing.assert_allclose([features["phi"][name]["halves"] for name in halves], list(halves.values()))
+    low, middle, high = halves["ratio"]
+    halves = f"{middle:.1f} ({low:.1f}–{high:.1f})"
+    shown = f"B/A = {features['phi']['ratio']['value']:.1f}, of random halves of the pairs {halves}, of the middle 90 %"
+    assert shown in claim.here
     assert f"Spearman {wording.estimate_text(features['phi']['spearman'])}" in claim.here
     for name in ("pixels", "pca", "untrained"):
         row = features[name]
-        assert f"{embedding.FEATURES[name]} {row['ratio']['value']:.1f}, {row['spearman']['value']:.2f}" in claim.null
+        ratio, (low, middle, high) = row["ratio"]["value"], row["ratio"]["halves"]
+        of_halves = f"of halves {middle:.1f} ({low:.1f}–{high:.1f})"
+        shown = f"{embedding.FEATURES[name]} {ratio:.1f}, {of_halves}, Spearman {row['spearman']['value']:.2f}"
+        assert shown in claim.null
     words = printed(section)
     assert "nan" not in words and "inf" not in words and "None" not in words
     assert [len(table.rows) for table in section.tables] == [5, 5, 3]
     phi_row, *_, permuted = section.tables[0].rows
-    assert "(" not in "".join(phi_row[1:4]) and all("(" in cell for cell in phi_row[4:])  # no intervals of extremes
+    assert phi_row[3] == f"{features['phi']['ratio']['value']:.1f}; {halves}"  # no interval of an extreme, but halves
+    assert all(cell.count("; ") == 1 for cell in phi_row[1:4]) and all("(" in cell for cell in phi_row[4:])
     assert "low" not in features["phi"]["ratio"] and "(" in permuted[3]
     assert [row[-1] for row in section.tables[1].rows] == [arm["excluded"] for arm in summary["arms"].values()]
     assert "0 of the 6 channels of phi are 0 for all images" in words and "alone would give B/A" in words

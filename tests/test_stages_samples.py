@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 from test_stages import make_context  # noqa: F401 (a fixture)
 
 from unetrep_jax import measures, noise, reconstruction, sampling, stages, storage
-from unetrep_jax.stages import kept, reconstructing, sampled
+from unetrep_jax.stages import kept, reconstructing, reconstructions, sampled
 from unetrep_jax.storage import InputError
 
 MEAN = np.full((8, 8, 3), 0.5, np.float32)
@@ -157,8 +157,49 @@ def test_measures_of_reconstructions_are_those_of_the_saved_images(make_context,
     assert summary["arms"]["schedule"]["psnr"]["median"] == pytest.approx(np.median(psnr), rel=1e-5)
     assert (arrays["unmatched/updates"] == 0).all() and np.isnan(arrays["unmatched/last_loss"]).all()
     assert arrays["published/updates"].shape == (2, 100)
+    targets = targets[::2]
+    apart = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(targets, np.roll(targets, 1, axis=0), strict=True)]
+    assert summary["unrelated"]["correlation"]["median"] == pytest.approx(np.median(apart), rel=1e-5)
+    apart = [-10 * np.log10(((a - b) ** 2).mean()) for a, b in zip(targets, np.roll(targets, 1, axis=0), strict=True)]
+    assert summary["unrelated"]["psnr"]["median"] == pytest.approx(np.median(apart), rel=1e-5)
     page = stages.write_report(context).read_text()
     assert "published settings" in page and "rank 1" in page
+
+
+def arm_numbers(correlation, psnr, rank, between=None):
+    """What the claims read of an arm."""
+    numbers = {"correlation": correlation, "psnr": psnr, "rank_phi": rank}
+    found = {name: {"median": value} for name, value in numbers.items()} | {"images_ranked": 1000}
+    return found | {"between_samples": {name: {"median": value} for name, value in (between or {}).items()}}
+
+
+def test_every_number_of_the_claims_stands_beside_its_nulls():
+    arms = {
+        "schedule": arm_numbers(0.4, 15.1, 20, {"correlation": 0.52, "psnr": 19.3}),
+        "unmatched": arm_numbers(0.11, 14.2, 480, {"correlation": 0.13, "psnr": 18.4}),
+        "untrained": arm_numbers(0.21, 16.6, 300, {"correlation": 0.72, "psnr": 21.5}),
+    }
+    apart = {"correlation": {"median": 0.05}, "psnr": {"median": 11.7}}
+    near, alike = reconstructions.reconstruction_claims({"arms": arms, "unrelated": apart})
+    assert alike.here == "correlation 0.40, PSNR 15.1 dB (between samples: correlation 0.52, PSNR 19.3 dB)"
+    assert alike.null == (
+        "no matching: correlation 0.11, PSNR 14.2 dB (between samples: correlation 0.13, PSNR 18.4 dB); "
+        "phi of the untrained network: correlation 0.21, PSNR 16.6 dB (between samples: correlation 0.72, PSNR 21.5 dB); "
+        "two different targets: correlation 0.05, PSNR 11.7 dB"
+    )
+    assert near.null == "no matching: 480 of 1,000; phi of the untrained network: 300 of 1,000; chance: 500"
+    assert (near.holds, alike.holds) == ("yes", "yes")
+    assert reconstructions.controls_left_out(arms) == []
+
+
+def test_without_controls_claims_are_refuted_or_left_open_and_the_section_says_how_to_make_them():
+    for (correlation, rank), holds in {(0.4, 20): "", (0.06, 300): "no"}.items():
+        arms = {"schedule": arm_numbers(correlation, 15.1, rank)}
+        found = reconstructions.reconstruction_claims({"arms": arms, "unrelated": {"correlation": {"median": 0.05}}})
+        assert [claim.holds for claim in found] == [holds] * 2
+        assert found[1].null == "two different targets: correlation 0.05, PSNR – dB"
+    (text,) = reconstructions.controls_left_out(arms)
+    assert "control_targets=8" in text
 
 
 def test_an_arm_is_what_reconstruct_gives(make_context, tmp_path):  # noqa: F811

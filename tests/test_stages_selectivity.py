@@ -104,6 +104,28 @@ def test_the_section_prints_no_nan_and_every_claim_has_its_null(context):
     assert all(figure.path.exists() for figure in section.figures)
 
 
+def test_the_channels_of_every_network_are_drawn_by_group(context, monkeypatch):
+    arrays, summary = run(context)
+    drawn = []
+    original = selectivity_section.drawing.group_scatter
+    monkeypatch.setattr(
+        selectivity_section.drawing, "group_scatter", lambda *given, **others: drawn.append((given[0], others))
+    )
+    monkeypatch.setattr(selectivity_section, "picture", lambda context, figure, name, caption: name)
+    selectivity_section.section_selectivity(context, arrays, summary)
+    ((networks, others),) = drawn
+    assert list(networks) == ["trained", "trained, fewer images", "untrained"]
+    figure = original(networks, **others)
+    panels = np.array(figure.axes).reshape(len(selectivity_section.PROPERTIES), 3)
+    for row, quantity in zip(panels, selectivity_section.PROPERTIES, strict=True):
+        for axes, name in zip(row, ("trained", "trained_subset", "untrained"), strict=True):
+            logits, values = arrays[f"{name}/logit/maximum"], arrays[f"{name}/{quantity}"]
+            for dots, group in zip(axes.collections, ("specialised", "common"), strict=True):
+                shown = arrays[f"{name}/{group}"] & np.isfinite(logits) & np.isfinite(values)
+                np.testing.assert_allclose(dots.get_offsets(), np.column_stack([logits, values])[shown])
+    assert [axes.get_title() for axes in panels[0]] == list(networks) and panels[1, 0].get_yscale() == "symlog"
+
+
 @pytest.mark.parametrize("bank", responses.BANKS)
 def test_stimuli_share_their_noise_with_the_blank_and_responses_are_kept(context, bank):
     run(context)

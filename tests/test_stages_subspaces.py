@@ -104,6 +104,22 @@ def test_a_planted_union_is_reported_and_its_null_is_not(planted, unsaved):
     assert not re.search(r"\bnan\b", words_of(section).lower())
     np.testing.assert_allclose(summary["near_zero"]["trained"]["share_of_channels"], [0, 3 / 12, 3 / 12])
     assert arrays["odds/threshold/trained"].shape == (36,)
+    odds, between = permuted["pairs"]["median"], permuted["overlap"]["medians"]["between"]
+    assert odds["low"] < odds["value"] < odds["high"] and between["low"] < between["value"] < between["high"]
+    assert odds["value"] == pytest.approx(np.median(np.exp(arrays["odds/threshold/permuted"])))
+    assert between["value"] == pytest.approx(permuted["overlap"]["between"]["median"])
+    assert f"({permuted['overlap']['medians']['within']['low']:.3f}–" in section.claims[2].null
+    for name, row in summary["spectra"].items():
+        found = row["dimension"]
+        for kind in ("inside", "random"):
+            shares = np.diff(arrays[f"spectrum/{kind}/{name}"], axis=1, prepend=0)
+            assert found[kind]["value"] == pytest.approx((1 / (shares**2).sum(1)).mean())
+        assert found["ratio"]["value"] == pytest.approx(found["inside"]["value"] / found["random"]["value"])
+        assert len(arrays[f"spectrum/whole/{name}"]) == 12 and 1 <= found["whole"] <= 12
+    found = summary["spectra"]["trained"]["dimension"]
+    # Three far groups span two dimensions between them, and six channels inside: no fewer.
+    assert found["whole"] < 3 < found["inside"]["low"] and section.claims[3].holds == "no"
+    assert f"ratio {found['ratio']['value']:.2f} (" in section.claims[3].here
 
 
 def test_the_scatter_shows_two_channels_that_exclude_each_other_and_a_common_one(planted):
@@ -206,6 +222,58 @@ def test_overlap_is_held_against_the_untrained_network_at_the_same_images():
     )
     assert report.verdict(subspaces_section.more_alike(rows, "same_images")) == "in part"
     assert report.verdict(subspaces_section.more_alike(rows, "trained")) == "yes"
+
+
+def test_the_spectra_of_every_representation_are_drawn_inside_of_random_images_and_of_all(planted):
+    quiet = np.zeros((IMAGES, CHANNELS), np.float32)
+    context = planted(union(), quiet, union())
+    arrays, summary, _ = run(context)
+    panels = {}
+    original = subspaces_section.figures.spectra
+
+    def kept(given, *, part):
+        panels.update(given)
+        return original(given, part=part)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subspaces_section.figures, "spectra", kept)
+        subspaces_section.section_subspaces(context, arrays, summary)
+    assert len(panels) == 4 and all(
+        list(series) == list(subspaces_section.SPECTRA.values()) for series in panels.values()
+    )
+    np.testing.assert_allclose(
+        panels["trained, 60 images"]["all images"].T,
+        [np.cumsum(subspaces.subspaces.variance_shares(union()))] * 3,
+        rtol=1e-5,
+    )
+    figure = original(panels, part=0.9)
+    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    for bands in panels["trained, 60 images"].values():
+        assert any(len(y) == len(bands) and np.allclose(y, bands[:, 1]) for y in drawn)
+    assert len(original({}, part=0.9).axes) == 1  # no clusters, no spectra: an empty panel that says so
+
+
+def dimension_row(value, high):
+    return {"dimension": {"ratio": {"value": value, "low": None, "high": high}}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "permuted", "untrained", "word"),
+    [
+        ((0.5, 0.6), (0.8, 0.9), (1.2, 1.3), "yes"),
+        ((0.5, 0.6), (0.4, 0.9), (1.2, 1.3), "in part"),
+        ((0.5, 0.6), (0.4, 1.1), (0.5, 0.6), "in part"),
+        ((0.5, 0.6), (0.4, 1.1), (0.9, 1.1), "yes"),  # a null that is below 1 by chance alone is none
+        ((0.9, 1.1), (0.8, 0.9), (0.8, 0.9), "no"),
+        ((2.0, 3.0), (1.2, 1.3), (1.2, 1.3), "no"),
+        ((None, None), (0.8, 0.9), (0.8, 0.9), ""),
+        ((0.5, 0.6), (None, None), (0.8, 0.9), ""),
+    ],
+)
+def test_clusters_span_fewer_dimensions_than_random_images_by_more_than_the_nulls(trained, permuted, untrained, word):
+    rows = definition_rows(*(dimension_row(*numbers) for numbers in (trained, permuted, untrained)))
+    assert report.verdict(subspaces_section.lower_inside(rows, "trained")) == word
+    assert report.verdict(subspaces_section.lower_inside({}, "trained")) == ""
 
 
 def test_a_share_of_channels_is_the_published_one_and_most_supports_are_new():

@@ -109,6 +109,18 @@ def test_the_error_of_a_log_odds_ratio_is_its_deviation_over_repeated_draws(rand
     assert ratios.std() == pytest.approx(errors.mean(), rel=0.06)
 
 
+def test_drawn_images_give_the_median_odds_ratio_of_these_images(random):
+    supports = random.random((80, 6)) < random.uniform(0.2, 0.8, 6)
+    supports[:, 5] = np.arange(80) < 3  # in too few images
+    times = subspaces.times_drawn(80, 3, seed=1)
+    assert times.shape == (4, 80) and (times[0] == 1).all() and (times.sum(1) == 80).all() and times[1:].max() > 1
+    found = subspaces.resampled_median_odds(supports, times, least=5)
+    for row, value in zip(times, found, strict=True):
+        repeated = subspaces.log_odds_ratios(np.repeat(supports[:, :5], row, axis=0)).ratio
+        assert value == pytest.approx(np.median(np.exp(repeated[np.triu_indices(5, 1)])))
+    assert np.isnan(subspaces.resampled_median_odds(supports[:, :1], times)).all()
+
+
 def test_channels_that_are_on_or_off_for_too_few_images_have_no_odds_ratios(random):
     supports = random.random((100, 5)) < 0.5
     supports[:, 0], supports[:, 1] = False, True
@@ -144,6 +156,39 @@ def test_overlaps_are_means_of_scipys_jaccard_similarity(random):
     np.testing.assert_allclose(found.nearest[rows], np.nanmax(similarity[rows], 1), rtol=1e-5)
 
 
+def test_drawn_images_give_the_median_overlaps_of_these_images_none_with_itself(random):
+    supports, groups = random.random((40, 7)) < 0.4, random.integers(0, 3, 40)
+    times = subspaces.times_drawn(40, 2, seed=1)
+    found = subspaces.resampled_median_overlaps(supports, groups, times)
+    whole = subspaces.overlaps(supports, groups)
+    np.testing.assert_allclose(found[0], [np.nanmedian(whole.within), np.nanmedian(whole.between)], rtol=1e-6)
+    similarity = 1 - squareform(pdist(supports, "jaccard"))
+    for row, values in zip(times[1:], found[1:], strict=True):
+        drawn = np.repeat(np.arange(40), row)
+        means = np.full((2, 40), np.nan)
+        for place, image in enumerate(drawn):
+            for kind, alike in enumerate((True, False)):
+                others = drawn[(drawn != image) & ((groups[drawn] == groups[image]) == alike)]
+                others = others[(supports[others] | supports[image]).any(1)]
+                means[kind, place] = similarity[image, others].mean()
+        np.testing.assert_allclose(values, np.median(means, axis=1), rtol=1e-5)
+    alone = subspaces.resampled_median_overlaps(supports[:3], np.arange(3), times[:, :3] * 0 + 1)
+    assert np.isnan(alone[:, 0]).all() and np.isfinite(alone[:, 1]).all()
+
+
+def test_medians_over_drawn_images_spread_as_those_of_other_images(random):
+    shares, draws = random.uniform(0.2, 0.8, 8), 60
+
+    def medians(images, times):
+        supports = images < shares
+        odds = subspaces.resampled_median_odds(supports, times)
+        return np.column_stack([odds, subspaces.resampled_median_overlaps(supports, np.arange(100) % 2, times)])
+
+    found = np.stack([medians(random.random((100, 8)), subspaces.times_drawn(100, draws, k)) for k in range(60)])
+    of_draws, of_images = found[:, 1:].std(1).mean(0), found[:, 0].std(0)
+    assert of_draws == pytest.approx(of_images, rel=0.35)
+
+
 def test_an_image_alone_in_its_group_and_empty_supports_have_no_overlap():
     supports = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]], bool)
     found = subspaces.overlaps(supports, np.array([0, 1, 1]))
@@ -168,6 +213,24 @@ def test_the_number_of_axes_for_a_part_of_the_variance():
     shares = np.array([0.5, 0.3, 0.2])
     assert [subspaces.components_for(shares, part) for part in (0.4, 0.5, 0.51, 0.8, 0.9, 1.0)] == [1, 1, 2, 2, 3, 3]
     assert np.isnan(subspaces.components_for(subspaces.variance_shares(np.ones((5, 3), np.float32)), 0.9))
+
+
+def test_the_effective_dimension_is_that_of_the_trace_of_the_covariance(random):
+    features = random.normal(size=(300, 6)) * [3, 2, 1, 1, 0.1, 0]
+    covariance = np.cov(features.T)
+    expected = np.trace(covariance) ** 2 / np.trace(covariance @ covariance)
+    assert subspaces.effective_dimension(subspaces.variance_shares(features)) == pytest.approx(expected, rel=1e-5)
+    shares = np.array([[1, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0], [np.nan] * 4])
+    np.testing.assert_allclose(subspaces.effective_dimension(shares), [1, 4, 2, np.nan])
+    assert np.isnan(subspaces.effective_dimension(np.zeros((2, 0)))).all()
+
+
+def test_parts_of_a_long_gaussian_have_more_dimensions_than_the_whole(random):
+    features = (random.normal(size=(600, 6)) * [10, 1, 1, 1, 1, 1]).astype(np.float32)
+    groups = np.digitize(features[:, 0], np.quantile(features[:, 0], np.arange(0.1, 1, 0.1)))
+    found = subspaces.group_spectra(features, groups, 50, seed=0)
+    inside, whole = (subspaces.effective_dimension(shares).mean() for shares in found)
+    assert whole < 1.2 and inside > 3
 
 
 def test_groups_in_planes_need_two_axes_and_as_many_random_images_more(random):

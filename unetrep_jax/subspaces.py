@@ -106,13 +106,43 @@ def log_odds_ratios(supports: Bool[np.ndarray, "n k"], least: int = 1) -> LogOdd
         part = supports[rows].astype(np.float32)
         both += part.T @ part
     on = np.diag(both)
-    first, second = on[:, None] - both, on[None] - both
-    cells = np.stack([both, images - both - first - second, first, second]) + 0.5
-    ratio = np.log(cells[0] * cells[1] / (cells[2] * cells[3]))
-    error = np.sqrt((1 / cells).sum(0))
+    found = _log_odds(both, images)
     varies = (on >= max(1, least)) & (images - on >= max(1, least))
     defined = varies[:, None] & varies[None] & ~np.eye(channels, dtype=bool)
-    return LogOdds(np.where(defined, ratio, np.nan), np.where(defined, error, np.nan))
+    return LogOdds(*(np.where(defined, values, np.nan) for values in found))
+
+
+def _log_odds(both: Float[np.ndarray, "k k"], images: int) -> LogOdds:
+    """Of every pair, from the number of images that have both; on the diagonal, those that have the channel."""
+    on = np.diag(both)
+    first, second = on[:, None] - both, on[None] - both
+    cells = np.stack([both, images - both - first - second, first, second]) + 0.5
+    return LogOdds(np.log(cells[0] * cells[1] / (cells[2] * cells[3])), np.sqrt((1 / cells).sum(0)))
+
+
+def resampled_median_odds(
+    supports: Bool[np.ndarray, "n k"], times: Integer[np.ndarray, "draws n"], least: int = 1
+) -> Float64[np.ndarray, "draws"]:
+    """Median over pairs of channels of their odds ratio, with every image counted as often as `times` says, draw by draw.
+
+    Pairs of channels are not independent, for they share channels and images: what another set of images would give is known from
+    drawn images (see `times_drawn`), with the channels as they are. The pairs are always those that have a ratio in the images
+    themselves (see `log_odds_ratios` for that and for `least`); NaN where none has.
+    """
+    pairs = np.triu(np.isfinite(log_odds_ratios(supports, least).ratio), 1)
+    if not pairs.any():
+        return np.full(len(times), np.nan)
+    sets = supports.astype(np.float32)
+    sums = (((sets * row[:, None].astype(np.float32)).T @ sets).astype(np.float64) for row in times)
+    ratios = (_log_odds(both, int(row.sum())).ratio[pairs] for both, row in zip(sums, times, strict=True))
+    return np.array([np.median(np.exp(of_pairs)) for of_pairs in ratios])
+
+
+def times_drawn(images: int, draws: int, seed: int) -> Integer[np.ndarray, "{draws}+1 {images}"]:
+    """How often each image counts: once in the first row, then as often as it comes in `images` draws with replacement."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(images, np.full(images, 1 / images), size=draws)
+    return np.concatenate([np.ones((1, images), drawn.dtype), drawn])
 
 
 class Overlap(NamedTuple):
@@ -135,20 +165,50 @@ def overlaps(supports: Bool[np.ndarray, "n k"], groups: Integer[np.ndarray, "n"]
     Time grows with n^2 k (seconds for 10,000 images of 512 channels): give a random sample of a larger set. Two empty supports
     have no overlap and are left out; NaN for an image that has nothing to be compared with.
     """
-    sets = supports.astype(np.float32)
-    size = sets.sum(1)
-    result = np.empty((3, len(sets)))
-    for rows in _chunks(len(sets), max(1, 2**23 // max(1, len(sets)))):
-        common = sets[rows] @ sets.T
-        union = size[rows, None] + size[None] - common
-        counted = union > 0
-        counted[np.arange(len(common)), np.arange(rows.start, rows.stop)] = False  # not with itself
-        overlap = np.where(counted, common / np.maximum(union, 1), 0)
+    result = np.empty((3, len(supports)))
+    for rows, overlap, counted in _overlap_rows(supports):
         same = groups[rows, None] == groups[None]
         for row, pairs in enumerate((counted & same, counted & ~same)):
             result[row, rows] = _mean_where(overlap, pairs)
         result[2, rows] = np.where(counted.any(1), overlap.max(1), np.nan)
     return Overlap(*result)
+
+
+def _overlap_rows(supports: Bool[np.ndarray, "n k"]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Some images, their overlaps with all [rows n] (0 where there is none), and which pairs have one: none with itself."""
+    sets = supports.astype(np.float32)
+    size = sets.sum(1)
+    for rows in _chunks(len(sets), max(1, 2**23 // max(1, len(sets)))):
+        common = sets[rows] @ sets.T
+        union = size[rows, None] + size[None] - common
+        counted = union > 0
+        counted[np.arange(len(common)), np.arange(rows.start, rows.stop)] = False
+        yield rows, np.where(counted, common / np.maximum(union, 1), 0), counted
+
+
+def resampled_median_overlaps(
+    supports: Bool[np.ndarray, "n k"], groups: Integer[np.ndarray, "n"], times: Integer[np.ndarray, "draws n"]
+) -> Float64[np.ndarray, "draws 2"]:
+    """Medians over images of `Overlap.within` and `between`, with every image counted as often as `times` says, draw by draw.
+
+    An image counts as often in the means of others as in the median, so that the draws (see `times_drawn`) spread as other sets of
+    images would; means of the overlaps at hand, drawn anew, would spread half as widely. An image drawn twice is not compared with
+    itself. The groups are taken as they are.
+    """
+    weights = times.T.astype(np.float32)
+    means = np.empty((2, *weights.shape))
+    for rows, overlap, counted in _overlap_rows(supports):
+        same = groups[rows, None] == groups[None]
+        for kind, pairs in enumerate((counted & same, counted & ~same)):
+            count, total = (part.astype(np.float32) @ weights for part in (pairs, overlap * pairs))
+            means[kind, rows] = np.divide(total, count, out=np.full(count.shape, np.nan, np.float32), where=count > 0)
+    return np.array([[_median(np.repeat(kind[:, k], row)) for kind in means] for k, row in enumerate(times)])
+
+
+def _median(values: Float[np.ndarray, "_"]) -> float:
+    """Of the known values; NaN without any."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else np.nan
 
 
 def _mean_where(values: Float[np.ndarray, "n m"], where: Bool[np.ndarray, "n m"]) -> Float64[np.ndarray, "n"]:
@@ -174,6 +234,18 @@ def components_for(shares: Float[np.ndarray, "_"], part: float) -> float:
     if shares.size == 0 or np.isnan(shares).any():
         return np.nan
     return float(min(np.searchsorted(np.cumsum(shares), part * (1 - 1e-9)) + 1, shares.size))
+
+
+def effective_dimension(shares: Float[np.ndarray, "*n r"]) -> Float64[np.ndarray, "*n"]:
+    r"""Participation ratio of the variances l_j along the principal axes, not divided by their number, in [1, r].
+
+        (sum_j l_j)^2 / sum_j l_j^2 = 1 / sum_j share_j^2
+
+    1 when one axis holds all the variance, r when r axes hold equal parts; NaN when nothing varies. From m images it is below the
+    one of the density that they are drawn from (at most m - 1), so only sets of equally many compare.
+    """
+    squares = np.square(np.asarray(shares, np.float64)).sum(-1)
+    return np.divide(1, squares, out=np.full(squares.shape, np.nan), where=squares > 0)
 
 
 class GroupSpectra(NamedTuple):

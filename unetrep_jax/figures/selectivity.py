@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Real
@@ -174,43 +175,53 @@ def group_stability(
     return figure
 
 
-@in_style
-def group_scatter(
-    logits: Real[np.ndarray, " k"],
-    groups: Mapping[str, Bool[np.ndarray, " k"]],
-    properties: Mapping[str, Real[np.ndarray, " k"]],
-    logarithmic: Sequence[str] = (),
-) -> Figure:
-    """Properties of channels against their selectivity, a dot each, coloured by group.
+class GroupedChannels(NamedTuple):
+    """The channels of one network, in their groups.
 
-    Args:
+    Attributes:
       logits: logits of the ratios, one per channel.
       groups: group -> mask over the channels.
-      properties: label of a panel -> one value per channel; NaN where it is undefined.
-      logarithmic: labels of the panels with a logarithmic scale (linear around 0).
+      properties: name -> one value per channel; NaN where it is undefined.
     """
-    figure = Figure(figsize=(FULL_WIDTH, 2.1 * -(-len(properties) // 3) + 0.4), layout="constrained")
-    panels = figure.subplots(-(-len(properties) // 3), 3, squeeze=False, sharex=True).ravel()
-    for axes in panels[len(properties) :]:
-        axes.set_visible(False)
-    for axes, (label, values) in zip(panels, properties.items(), strict=False):
-        for group, members in groups.items():
-            shown = members & np.isfinite(values) & np.isfinite(logits)
-            axes.scatter(
-                logits[shown], values[shown], s=6, alpha=0.6, linewidth=0, color=GROUP_COLOURS[group], label=group
-            )
-        axes.set_title(textwrap.fill(label, 30))
-        axes.tick_params(labelbottom=True)  # the panel below may be missing
-        if label in logarithmic:
-            axes.set_yscale("symlog", linthresh=1)
-            axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda height, _: f"{height:g}"))
-        if not finite(values).size:
-            no_data(axes)
-    if finite(logits).size:
-        panels[0].set_xlim(finite(logits).min() - 0.3, finite(logits).max() + 0.3)
-        ratio_axis(panels[0])
+
+    logits: Real[np.ndarray, " k"]
+    groups: Mapping[str, Bool[np.ndarray, " k"]]
+    properties: Mapping[str, Real[np.ndarray, " k"]]
+
+
+@in_style
+def group_scatter(networks: Mapping[str, GroupedChannels], logarithmic: Sequence[str] = ()) -> Figure:
+    """Properties of channels against their selectivity, a dot each, coloured by group: a row per property, a column per network.
+
+    Args:
+      networks: column -> its channels. All have the same properties.
+      logarithmic: the properties with a logarithmic scale (linear around 0).
+    """
+    names = list(next(iter(networks.values())).properties)
+    figure = Figure(figsize=(FULL_WIDTH, 1.35 * len(names) + 0.6), layout="constrained")
+    grid = figure.subplots(len(names), len(networks), sharex=True, sharey="row", squeeze=False)
+    for row, name in zip(grid, names, strict=True):
+        for axes, network in zip(row, networks.values(), strict=True):
+            values = network.properties[name]
+            for group, members in network.groups.items():
+                shown = members & np.isfinite(values) & np.isfinite(network.logits)
+                dots = {"s": 6, "alpha": 0.6, "linewidth": 0, "color": GROUP_COLOURS[group], "label": group}
+                axes.scatter(network.logits[shown], values[shown], **dots)
+            if not finite(values).size:
+                no_data(axes)
+        if name in logarithmic:
+            row[0].set_yscale("symlog", linthresh=1)
+            row[0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda height, _: f"{height:g}"))
+        row[0].set_ylabel(textwrap.fill(name, 22), fontsize=7)
+    for axes, title in zip(grid[0], networks, strict=True):
+        axes.set_title(title, weight="bold")
+    logits = finite(np.concatenate([network.logits for network in networks.values()]))
+    if logits.size:
+        grid[0, 0].set_xlim(logits.min() - 0.3, logits.max() + 0.3)
+        ratio_axis(grid[0, 0])
+    figure.align_ylabels(grid[:, 0])
     figure.supxlabel("participation ratio over images, on the scale of its logit", fontsize=8)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, markerscale=2)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, markerscale=2)
     return figure
 
 

@@ -171,25 +171,29 @@ def accumulation_curves(
 
 
 @in_style
-def spectra(series: Mapping[str, Real[np.ndarray, "r 3"]], *, part: float, xlabel: str) -> Figure:
-    """Variance held by the first principal axes: median (line) and quartiles (band) over groups or random sets of images.
+def spectra(panels: Mapping[str, Mapping[str, Real[np.ndarray, "r 3"]]], *, part: float) -> Figure:
+    """Variance held by the first principal axes, on a logarithmic axis: median (line) and quartiles (band).
 
     Args:
-      series: name -> (lower quartile, median, upper quartile) of the cumulative share, axis by axis.
+      panels: representation -> whose axes -> (lower quartile, median, upper quartile) of the cumulative share, axis by axis, over
+        groups or random sets of images; three equal numbers where there is one set.
       part: a share to mark.
-      xlabel: of how many images the axes are.
     """
-    figure = Figure(figsize=(FULL_WIDTH, 3.0), layout="constrained")
-    axes = figure.subplots()
-    for (name, bands), colour in zip(series.items(), cycle(COLOURS), strict=False):
-        count = np.arange(1, len(bands) + 1)
-        axes.plot(count, bands[:, 1], color=colour, label=name)
-        axes.fill_between(count, bands[:, 0], bands[:, 2], color=colour, alpha=0.2, linewidth=0)
-    axes.axhline(part, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set(ylim=(0, 1.02), xlabel=xlabel, ylabel="cumulative share of the variance")
-    if not any(finite(bands).size for bands in series.values()):
-        no_data(axes)
-    return _legend(figure, [axes])
+    figure, grid = _panels(max(1, len(panels)), 2.1 * -(-max(1, len(panels)) // 3) + 0.5)
+    for axes, (title, series) in zip(grid, panels.items(), strict=False):
+        for (name, bands), colour in zip(series.items(), COLOURS, strict=False):
+            count = np.arange(1, len(bands) + 1)
+            axes.plot(count, bands[:, 1], color=colour, label=name, linewidth=1.2)
+            axes.fill_between(count, bands[:, 0], bands[:, 2], color=colour, alpha=0.2, linewidth=0)
+        axes.axhline(part, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set(ylim=(0, 1.02), xscale="log", title=title)
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda count, _: f"{count:g}"))
+    for axes in grid:
+        if not axes.lines:
+            no_data(axes)
+    figure.supxlabel("principal axes", fontsize=8)
+    figure.supylabel("cumulative share of the variance", fontsize=8)
+    return _legend(figure, grid)
 
 
 @in_style

@@ -299,7 +299,7 @@ def usable(distances: np.ndarray) -> np.ndarray:
 
 
 def banded(squares: np.ndarray, distances: np.ndarray, seed: int) -> dict:
-    """A, B and the rest of `densities.band`, each beside its null and, but for extremes, its interval."""
+    """A, B and the rest of `densities.band`, each beside its null and its interval; extremes, beside those of random halves."""
     here = densities.band(squares, distances)
     interval = densities.bootstrap_band(squares, distances, seed=seed)
     null = densities.permuted_band(squares, distances, seed=seed)
@@ -308,6 +308,8 @@ def banded(squares: np.ndarray, distances: np.ndarray, seed: int) -> dict:
     }
     for name, ends in interval.items():
         found[name]["low"], found[name]["high"] = ends.tolist()
+    for name, ends in densities.band_of_halves(squares, distances, seed=seed).items():
+        found[name]["halves"] = ends.tolist()
     return found
 
 

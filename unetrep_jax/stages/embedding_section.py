@@ -84,8 +84,19 @@ def agreement(arrays: Arrays) -> Any:
 
 def ratio_text(row: Mapping[str, Any]) -> str:
     """B / A as it is printed."""
+    return number(row["ratio"]["value"], ratio_decimals(row)) or "–"
+
+
+def ratio_decimals(row: Mapping[str, Any]) -> int:
+    """Of B / A and what stands beside it: none where it has three digits or more."""
     ratio = row["ratio"]["value"]
-    return number(ratio, 1 if unknown(ratio) or ratio < 100 else 0) or "–"
+    return 1 if unknown(ratio) or ratio < 100 else 0
+
+
+def halves_text(row: Mapping[str, Any], name: str, decimals: int | None) -> str | None:
+    """An extreme of random halves of the pairs: median, and 95 % of the halves."""
+    low, median, high = row[name]["halves"]
+    return estimate_text({"value": median, "low": low, "high": high}, decimals)
 
 
 def narrow(features: Mapping[str, Any]) -> list[tuple]:
@@ -113,17 +124,19 @@ def claim(summary: dict) -> report.Claim:
     features = summary["features"]
     row = features["phi"]
     others = [
-        f"{FEATURES[name]} {ratio_text(other)}, {number(other['spearman']['value']) or '–'}"
+        f"{FEATURES[name]} {ratio_text(other)}, of halves {halves_text(other, 'ratio', ratio_decimals(other))}, Spearman "
+        f"{number(other['spearman']['value']) or '–'}"
         for name, other in features.items()
         if name != "phi"
     ]
-    permuted = f"{number(row['ratio']['null'][1], 1)}, {number(row['spearman']['null'][1]) or '–'}"
+    ratio, spearman = number(row["ratio"]["null"][1], ratio_decimals(row)), number(row["spearman"]["null"][1]) or "–"
     return report.Claim(
         "A ‖Δphi‖² ≤ d² ≤ B ‖Δphi‖², with B/A not too large",
         f"B/A = {PUBLISHED_RATIO} (textures, about 100 pairs)",
-        f"B/A = {ratio_text(row)}, of the middle 90 % {estimate_text(row['middle'], 1) or '–'}, Spearman "
-        f"{estimate_text(row['spearman']) or '–'}, {summary['pairs'] - summary['excluded']} pairs",
-        f"B/A and Spearman: {'; '.join([f'd² of other pairs {permuted}', *others])}",
+        f"B/A = {ratio_text(row)}, of random halves of the pairs {halves_text(row, 'ratio', ratio_decimals(row))}, of the middle "
+        f"90 % {estimate_text(row['middle'], 1) or '–'}, Spearman {estimate_text(row['spearman']) or '–'}, "
+        f"{summary['pairs'] - summary['excluded']} pairs",
+        f"B/A of {'; '.join([f'd² of other pairs {ratio}, Spearman {spearman}', *others])}",
         report.verdict(*narrow(features)),
     )
 
@@ -141,7 +154,8 @@ def words(context: Context, summary: dict) -> list[str]:
         f"target), and denoised. {len(levels)} log-spaced levels; {settings.embedding_draws} noisy versions of each image at each "
         "stand for samples of its density.",
         "B/A is a ratio of extremes: it grows with the number of pairs, their range of distances and noise, so it cannot be read "
-        "alone, and the bootstrap has no interval for it. ‖Δphi‖² spans a factor of "
+        "alone, and the bootstrap has no interval for it. Beside A, B and B/A of all pairs stand those of random halves, drawn "
+        "without replacement: how much they depend on which pairs were taken, and on how many. ‖Δphi‖² spans a factor of "
         f"{number(summary['range_of_squares'], 0)} here, d² one of {number(summary['distance'][2] / summary['distance'][0], 0)}. "
         f"Standard errors of d² are {errors_text(summary['relative_error'])} of it"
         f"{'' if unknown(alone) else f', and alone would give B/A = {number(alone, 1)}'}. The finite number of draws makes up "
@@ -208,8 +222,8 @@ def distances_table(summary: dict) -> report.Table:
     fields = {"ratio": "B/A", "middle": "B/A, middle 90 %", "spearman": "Spearman", "slope": "log-log slope"}
     decimals = {"low": None, "high": None, "ratio": 1, "middle": 1, "spearman": 2, "slope": 2}
 
-    def plain(row, name):
-        return number(row[name]["value"], decimals[name])
+    def extreme(row, name):
+        return f"{number(row[name]['value'], decimals[name])}; {halves_text(row, name, decimals[name])}"
 
     def permuted(row, name):
         low, median, high = row[name]["null"]
@@ -218,7 +232,7 @@ def distances_table(summary: dict) -> report.Table:
     rows = [
         (
             FEATURES[name],
-            *(plain(row, field) for field in ("low", "high", "ratio")),
+            *(extreme(row, field) for field in densities.EXTREMES),
             *(estimate_text(row[field], decimals[field]) for field in densities.WITH_INTERVALS),
         )
         for name, row in summary["features"].items()
@@ -228,8 +242,9 @@ def distances_table(summary: dict) -> report.Table:
     rows.append(("phi, with d² of other pairs (permuted)", *extremes, *(permuted(phi_row, field) for field in fields)))
     return report.Table(
         f"d² against squared distances of {summary['pairs'] - summary['excluded']} pairs of images, phi at σ = "
-        f"{summary['sigma_times_255']:.0f}/255: the smallest and largest ratio A and B, and how the two go together, with 95 % "
-        "bootstrap intervals over pairs but for extremes (permuted: median and 95 % of permutations).",
+        f"{summary['sigma_times_255']:.0f}/255: the smallest and largest ratio A and B, of all pairs and of random halves of them "
+        "(median, 95 % of such halves), and how the two go together, with 95 % bootstrap intervals over pairs. Permuted: median "
+        "and 95 % of permutations.",
         ("squared distance of", "A", "B", *fields.values()),
         rows,
     )

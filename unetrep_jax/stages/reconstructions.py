@@ -13,6 +13,7 @@ from unetrep_jax import devices, figures, measures, neighbours, noise, reconstru
 from unetrep_jax.stages import reconstructing
 from unetrep_jax.stages.context import Arrays, Context, arrays_in, mean_colour, phi, phi_of, picture, write_stage
 from unetrep_jax.stages.sampled import refuse_or_tell
+from unetrep_jax.stages.verdicts import part
 from unetrep_jax.stages.wording import quartiles_of
 
 SHOWN_LEVELS = (30.0, 100.0, 255.0)  # x 255: of the figure of one matching
@@ -191,6 +192,7 @@ def section_reconstructions(context: Context, arrays: Arrays, summary: dict) -> 
             "much of that comes from phi, from the denoiser, or from matching anything at all.",
             "Centred cosines are those after the mean phi of all images is subtracted: phi has a large common part, which "
             "makes plain cosines close to 1 for any two images.",
+            *controls_left_out(made),
             *[f"**{arm['title']}**: {settings_text(arm)}." for arm in made.values()],
         ],
         [phi_table(summary), pixel_table(summary)],
@@ -213,18 +215,31 @@ def section_reconstructions(context: Context, arrays: Arrays, summary: dict) -> 
     )
 
 
+def controls_left_out(made: dict) -> list[str]:
+    """That there are no controls, where there are none, and what makes them."""
+    return [
+        "**No controls were made** (`analysis.control_targets` = 0): without samples that match nothing, or match phi of the "
+        "untrained network, nothing here says what the trained phi adds. The nulls are chance and pairs of different targets "
+        "alone, and a claim that they do not refute has no verdict. `--config.analysis.control_targets=8` makes the controls."
+    ] * ("unmatched" not in made)
+
+
 def reconstruction_claims(summary: dict) -> list[report.Claim]:
     """What the paper says of its samples, in numbers (it gives none), beside the arms that are its null."""
     made, total = summary["arms"], next(iter(summary["arms"].values()))["images_ranked"]
     nulls = {"unmatched": "no matching", "untrained": "phi of the untrained network", "pca": "principal components"}
     nulls = {name: title for name, title in nulls.items() if name in made}
-    apart = summary["unrelated"].get("correlation", {})
+    apart = summary["unrelated"]
 
     def rank(arm):
         return f"{median(arm['rank_phi'], 0)} of {total:,}"
 
+    def alike_in(numbers):
+        return f"correlation {median(numbers.get('correlation'), 2) or '–'}, PSNR {median(numbers.get('psnr'), 1) or '–'} dB"
+
     def pictures(arm):
-        return f"correlation {median(arm['correlation'], 2) or '–'}, PSNR {median(arm['psnr'], 1) or '–'} dB"
+        between = arm["between_samples"]
+        return alike_in(arm) + (f" (between samples: {alike_in(between)})" if between else "")
 
     def beside(of):
         return "; ".join(f"{title}: {of(made[name])}" for name, title in nulls.items())
@@ -235,7 +250,6 @@ def reconstruction_claims(summary: dict) -> list[report.Claim]:
     controls = [name for name in nulls if name != "pca"]  # which uses pixels, and is no null but a rival
     near = {name: value(name, "rank_phi") for name in ("schedule", *controls)}
     alike = {name: value(name, "correlation") for name in ("schedule", *controls)}
-    between = median(made["schedule"]["between_samples"].get("correlation"), 2)
     return [
         report.Claim(
             "Samples made from phi alone are close to their target in phi (median rank of the target among all images).",
@@ -243,20 +257,18 @@ def reconstruction_claims(summary: dict) -> list[report.Claim]:
             rank(made["schedule"]),
             "; ".join(filter(None, [beside(rank), f"chance: {total / 2:,.0f}"])),
             report.verdict(
-                (near["schedule"] < total / 10, any(near[name] < 2 * near["schedule"] for name in controls))
+                part(near["schedule"] < total / 10, *([near[n] < 2 * near["schedule"] for n in controls] or [None]))
             ),
         ),
         report.Claim(
             "They share layout and patterns with it, and are far from equal to it as pictures.",
             None,
-            pictures(made["schedule"]) + (f"; correlation between samples {between}" if between else ""),
-            "; ".join(
-                filter(None, [beside(pictures), f"two different targets: correlation {median(apart, 2) or '–'}"])
-            ),
+            pictures(made["schedule"]),
+            "; ".join(filter(None, [beside(pictures), f"two different targets: {alike_in(apart)}"])),
             report.verdict(
-                (
-                    float(apart.get("median") or 0) + 0.1 < alike["schedule"] < 0.95,
-                    any(alike[name] >= alike["schedule"] for name in controls),
+                part(
+                    float(apart.get("correlation", {}).get("median") or 0) + 0.1 < alike["schedule"] < 0.95,
+                    *([alike[name] >= alike["schedule"] for name in controls] or [None]),
                 )
             ),
         ),

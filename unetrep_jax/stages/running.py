@@ -136,6 +136,7 @@ STAGES = {
         (*BOTH, "selectivity", "clusters"),
         subspaces.run_subspaces,
         subspaces_section.section_subspaces,
+        version=2,
     ),
     "neighbours": Stage(
         ("sigma", "neighbours", "neighbour_targets", "seed"),
@@ -172,6 +173,7 @@ STAGES = {
         embedding_section.section_embedding,
         ("embedded",),
         also=training_images_of,
+        version=2,
     ),
     "location": Stage(
         ("sigma", "draws", "location_images", "location_composites", "seed"),

@@ -47,9 +47,14 @@ def section_selectivity(context: Context, arrays: Arrays, summary: dict) -> Any:
     marginals = {POPULATIONS[name]: {group: arrays[f"marginals/{name}/{group}"] for group in GROUPS} for name in names}
     labels = {quantity: label for quantity, (label, _) in PROPERTIES.items()}
     scatter = drawing.group_scatter(
-        arrays["trained/logit/maximum"],
-        {group: arrays[f"channels/{group}"] for group in GROUPS},
-        {label: arrays[f"trained/{quantity}"] for quantity, label in labels.items()},
+        {
+            POPULATIONS[name]: drawing.GroupedChannels(
+                arrays[f"{name}/logit/maximum"],
+                {group: arrays[f"{name}/{group}"] for group in GROUPS},
+                {label: arrays[f"{name}/{quantity}"] for quantity, label in labels.items()},
+            )
+            for name in names
+        },
         logarithmic=(labels["kurtosis"],),
     )
     by_noise = drawing.selectivity_by_noise(
@@ -90,7 +95,8 @@ def section_selectivity(context: Context, arrays: Arrays, summary: dict) -> Any:
                 context,
                 scatter,
                 "channel_groups",
-                "Properties of the trained network's channels against their selectivity.",
+                "Properties of channels against their selectivity; the untrained network is to be compared with the trained one on "
+                "as many images.",
             ),
             picture(
                 context,

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from unetrep_jax import storage, subspaces
+from unetrep_jax import measures, storage, subspaces
 from unetrep_jax.stages import cluster_features, cluster_solutions
 from unetrep_jax.stages.context import Arrays, Context, averages, phi, write_stage
-from unetrep_jax.stages.wording import quartiles_of
+from unetrep_jax.stages.wording import estimate_of, quartiles_of
 
 CUTS = (0.001, 0.01, 0.1)  # "near zero": less than this fraction of a channel's mean at the working level
 LEAST_SHARE, LEAST_IMAGES = 0.01, 5  # a channel must be on, and off, in so many images to have odds ratios
@@ -19,6 +19,7 @@ ORDERS = 10  # random orders in which images are seen
 PCA_MEMBERS = 500  # most images of a cluster in its PCA
 PART = 0.9  # of the variance
 SIGNIFICANT = 1.96  # standard errors
+DRAWS = 200  # of images with replacement, behind an interval
 
 
 class Cloud(NamedTuple):
@@ -132,14 +133,20 @@ def measure(cloud: Cloud, supports: Bool[np.ndarray, "n k"], seed: int) -> tuple
         "energy_inside": quartiles_of(inside),
     }
     arrays: Arrays = {"size": supports.sum(1)}
-    arrays["odds"], numbers["pairs"] = pairs_of(supports[:, cloud.specialised])
+    arrays["odds"], numbers["pairs"] = pairs_of(supports[:, cloud.specialised], seed)
     rng = np.random.default_rng(seed)
     some = np.sort(rng.choice(len(supports), min(len(supports), OVERLAP_IMAGES), replace=False))
     overlap = subspaces.Overlap(*np.full((3, len(some)), np.nan))
+    medians = np.full((1 + DRAWS, 2), np.nan)
     if cloud.groups is not None:
         overlap = subspaces.overlaps(supports[some], cloud.groups[some])
+        times = subspaces.times_drawn(len(some), DRAWS, seed)
+        medians = subspaces.resampled_median_overlaps(supports[some], cloud.groups[some], times)
     arrays["overlap"] = np.stack(overlap)
     numbers["overlap"] = {"images": len(some)} | {name: quartiles_of(v) for name, v in overlap._asdict().items()}
+    numbers["overlap"]["medians"] = {
+        name: estimate_of(draws) for name, draws in zip(("within", "between"), medians.T, strict=True)
+    }
     arrays["seen"] = seen = subspaces.images_seen(len(supports))
     numbers["distinct"] = {}
     for name, of_channels in {"all": supports, "specialised": supports[:, cloud.specialised]}.items():
@@ -154,9 +161,10 @@ def least_images(count: int) -> int:
     return max(LEAST_IMAGES, int(np.ceil(LEAST_SHARE * count)))
 
 
-def pairs_of(supports: Bool[np.ndarray, "n s"]) -> tuple[np.ndarray, dict]:
+def pairs_of(supports: Bool[np.ndarray, "n s"], seed: int) -> tuple[np.ndarray, dict]:
     """Log odds ratios of all pairs of these channels that have one, and how many exclude each other."""
-    odds = subspaces.log_odds_ratios(supports, least_images(len(supports)))
+    least = least_images(len(supports))
+    odds = subspaces.log_odds_ratios(supports, least)
     pairs = np.triu(np.isfinite(odds.ratio), 1)
     ratio, error = odds.ratio[pairs], odds.error[pairs]
     numbers = {"pairs": len(ratio), "odds_ratio": quartiles_of(np.exp(ratio)), "lowest": None}
@@ -164,11 +172,13 @@ def pairs_of(supports: Bool[np.ndarray, "n s"]) -> tuple[np.ndarray, dict]:
         numbers["lowest"] = float(np.exp(ratio.min()))
         numbers["exclusive"] = float((ratio < -SIGNIFICANT * error).mean())
         numbers["together"] = float((ratio > SIGNIFICANT * error).mean())
+        times = subspaces.times_drawn(len(supports), DRAWS, seed)
+        numbers["median"] = estimate_of(subspaces.resampled_median_odds(supports, times, least))
     return ratio, numbers
 
 
 def spectra_of(clouds: dict[str, Cloud], seed: int, arrays: Arrays) -> dict:
-    """PCA inside clusters beside PCA of random images, of the same number for a representation and its null."""
+    """PCA inside clusters, of as many random images and of all; of equally many for a representation and its null."""
     result = {}
     for pair in (("trained", "permuted"), (*(name for name in ("same_images",) if name in clouds), "untrained")):
         if any(clouds[name].groups is None for name in pair):
@@ -178,13 +188,33 @@ def spectra_of(clouds: dict[str, Cloud], seed: int, arrays: Arrays) -> dict:
         for name in pair:
             cloud = clouds[name]
             found = subspaces.group_spectra(cloud.features, cloud.groups, members, seed=seed)
-            whole = subspaces.components_for(subspaces.variance_shares(cloud.features), PART)
-            result[name] = {"members": members, "clusters": len(found.inside), "whole": whole}
+            whole = subspaces.variance_shares(cloud.features)
+            result[name] = {
+                "members": members,
+                "clusters": len(found.inside),
+                "whole": subspaces.components_for(whole, PART),
+                "dimension": dimensions_of(found, whole, seed),
+            }
+            arrays[f"spectrum/whole/{name}"] = np.cumsum(whole)
             for kind, shares in found._asdict().items():
                 arrays[f"spectrum/{kind}/{name}"] = np.cumsum(shares, axis=1)
                 needed = np.array([subspaces.components_for(row, PART) for row in shares])
                 result[name][kind] = quartiles_of(needed)
     return result
+
+
+def dimensions_of(found: subspaces.GroupSpectra, whole: np.ndarray, seed: int) -> dict:
+    """Effective dimension inside clusters and of as many random images, their ratio, and that of all images.
+
+    Means over clusters, and over random sets, with intervals over these: a cluster is one draw, for no two share an image.
+    """
+    means = {}
+    for kind, shares in found._asdict().items():
+        dimension = subspaces.effective_dimension(shares) if len(shares) else np.full(1, np.nan)
+        means[kind] = measures.bootstrap_means(dimension[:, None], seed=seed)[:, 0]
+    result = {kind: estimate_of(draws) for kind, draws in means.items()}
+    result["ratio"] = estimate_of(means["inside"] / means["random"])
+    return result | {"whole": float(subspaces.effective_dimension(whole))}
 
 
 def near_zero(context: Context, arrays: Arrays) -> dict:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from unetrep_jax import measures, report
 from unetrep_jax.figures import subspaces as figures
 from unetrep_jax.stages.context import Arrays, Context, picture, spread
-from unetrep_jax.stages.subspaces import CUTS, LEAST_IMAGES, LEAST_SHARE, ORDERS, PART, SIGNIFICANT
+from unetrep_jax.stages.subspaces import CUTS, DRAWS, LEAST_IMAGES, LEAST_SHARE, ORDERS, PART, SIGNIFICANT
 from unetrep_jax.stages.verdicts import part
-from unetrep_jax.stages.wording import number, percent, quartiles_text, unknown
+from unetrep_jax.stages.wording import estimate_text, number, percent, quartiles_text, unknown
 
 MAIN_CUT = CUTS.index(0.01)
 SHOWN = 3000  # most images in a scatter
@@ -16,6 +18,7 @@ PUBLISHED_SHARE = (110 / 512, 155 / 512)  # of the channels: the dimension of a 
 A_THIRD = (0.2, 0.5)  # our bounds of "about a third"
 DEFINITIONS = {"threshold": "above τ", "largest": "largest k·PR", "raised": "above its mean"}
 KINDS = {"within": "same cluster", "between": "other clusters", "nearest": "most alike"}
+SPECTRA = {"inside": "inside clusters", "random": "as many random images", "whole": "all images"}
 
 
 def section_subspaces(context: Context, arrays: Arrays, summary: dict) -> Any:
@@ -52,6 +55,12 @@ def text(summary: dict) -> list[str]:
         "cloud, so permuted channels and untrained network are compared within clusters of their own. The untrained network also "
         f"has its own thresholds; as its specialised channels count as many as the trained one has ({channels['specialised']}), "
         "those of lowest participation ratio over images.",
+        f"Intervals (95 %) in the claims are over {DRAWS} draws of the images, for medians over pairs of channels and over images "
+        "(pairs of channels are not independent, nor are overlaps that share an image), and over clusters for effective "
+        "dimensions; channels, thresholds and clusters are taken as they are.",
+        "Effective dimension is lower inside clusters where these lie in many different subspaces. It is higher where one long "
+        "axis holds most of the variance of the whole, which K-means cuts, so that what is left inside is rounder; a single "
+        "Gaussian does so too, and so does a union of few subspaces that are far apart.",
         *without_clusters(summary),
     ]
 
@@ -128,16 +137,24 @@ def support_tables(summary: dict, names: dict[str, str]) -> list:
 
 
 def spectra_table(summary: dict, names: dict[str, str]) -> Any:
-    """Principal axes inside clusters and of as many random images."""
+    """Principal axes, and effective dimension, inside clusters, of as many random images, and of all."""
     rows = []
     for name, row in summary["spectra"].items():
-        whole = number(row["whole"], 0)
+        dimension = (estimate_text(row["dimension"][kind], 1) for kind in ("inside", "random"))
         needed = (quartiles_text(row[kind], 0) for kind in ("inside", "random"))
-        rows.append((names[name], str(row["clusters"]), str(row["members"]), *needed, whole))
+        wholes = number(row["dimension"]["whole"], 1), number(row["whole"], 0)
+        counts = str(row["clusters"]), str(row["members"])
+        rows.append((names[name], *counts, *dimension, wholes[0], *needed, wholes[1]))
     return report.Table(
-        f"Principal axes that hold {PART:.0%} of the variance, median (quartiles) over clusters. PCA of fewer images needs "
-        "fewer axes: a cluster is compared with as many images drawn at random from all.",
-        ("representation", "clusters", "images of each", "inside clusters", "random images", "all images"),
+        "Spectra inside clusters: effective dimension (participation ratio of the variances along the principal axes), mean over "
+        f"clusters with 95 % interval over these; and principal axes that hold {PART:.0%} of the variance, median (quartiles) over "
+        "clusters. PCA of fewer images finds fewer axes: a cluster is compared with as many images drawn at random from all.",
+        (
+            "representation",
+            "clusters",
+            "images of each",
+            *(f"{what}, {words}" for what in ("dimension", "axes") for words in SPECTRA.values()),
+        ),
         rows,
     )
 
@@ -226,18 +243,18 @@ def pictures(context: Context, arrays: Arrays, summary: dict, names: dict[str, s
         for d, label in DEFINITIONS.items()
     }
     spectra = {
-        f"{names[s]}: {words}": measures.quartiles(arrays[f"spectrum/{kind}/{s}"]).T
-        for s in ("trained", "permuted")
-        if s in summary["spectra"]
-        for kind, words in {"inside": "inside clusters", "random": "random images"}.items()
-        if arrays[f"spectrum/{kind}/{s}"].size
+        names[s]: {
+            words: measures.quartiles(np.atleast_2d(arrays[f"spectrum/{kind}/{s}"])).T
+            for kind, words in SPECTRA.items()
+            if arrays[f"spectrum/{kind}/{s}"].size
+        }
+        for s in summary["spectra"]
     }
     zero = {
         f"{network}, below {100 * cut:g}%": arrays[f"near_zero/{network}"][k]
         for network in summary["near_zero"]
         for k, cut in enumerate(CUTS)
     }
-    members = summary["spectra"].get("trained", {}).get("members", "as many")
     drawn = {
         "odds": (
             figures.odds_histograms(panels(lambda d, s: arrays[f"odds/{d}/{s}"])),
@@ -258,8 +275,9 @@ def pictures(context: Context, arrays: Arrays, summary: dict, names: dict[str, s
             "Distinct supports against images seen: mean and range over random orders; dashed, a new one with every image.",
         ),
         "spectra": (
-            figures.spectra(spectra, part=PART, xlabel=f"principal axes of {members} images"),
-            "Variance on the first principal axes, inside clusters and of as many random images.",
+            figures.spectra(spectra, part=PART),
+            "Variance on the first principal axes, inside clusters, of as many random images, and of all images: median and "
+            f"quartiles over clusters or random sets; dashed, {PART:.0%}. PCA of all images can find more axes.",
         ),
         "near_zero": (
             figures.share_by_noise(context.sigmas, zero, ylabel="share of channels"),
@@ -286,8 +304,14 @@ def support_claims(summary: dict) -> list:
         return report.Claim(words, None, each("trained", shown), beside, report.verdict(*known))
 
     def overlap(row):
-        within, between = (number(row["overlap"][kind]["median"], 3) for kind in ("within", "between"))
+        within, between = (estimate_text(row["overlap"]["medians"][kind], 3) for kind in ("within", "between"))
         return None if unknown(excess(row)) else f"{within} against {between}"
+
+    def odds(row):
+        found = row["pairs"]
+        if not found["pairs"]:
+            return None
+        return f"median {estimate_text(found['median'])}, {percent(found['exclusive'])} of pairs significantly below 1"
 
     def growth(row):
         found = row["distinct"]["all"]
@@ -306,7 +330,7 @@ def support_claims(summary: dict) -> list:
         claim(
             "Two specialised channels rarely fire for the same image (odds ratio; yes: significantly below 1 for most pairs, and "
             "not so with channels permuted or without training).",
-            lambda row: quartiles_text(row["pairs"]["odds_ratio"]),
+            odds,
             lambda rows: part(*(mostly_exclusive(rows[name]) for name in ("trained", *both))),
         ),
         claim(
@@ -315,6 +339,7 @@ def support_claims(summary: dict) -> list:
             overlap,
             lambda rows: more_alike(rows, same_images),
         ),
+        dimension_claim(summary["spectra"], same_images),
         claim(
             f"The number of subspaces is combinatorial: new supports keep coming ({sets['trained']['images']:,} images; new: share "
             "of the second half of the images; yes: most of it, and not so with channels permuted).",
@@ -345,6 +370,46 @@ def more_alike(rows: dict, same_images: str) -> tuple[bool | None, bool]:
         None if unknown(found[n]) or unknown(found[h]) else found[n] > 0 and found[n] >= found[h] for h, n in pairs
     ]
     return part(found["trained"] > 0, *as_much)
+
+
+def dimension_claim(spectra: dict, same_images: str) -> Any:
+    """Whether the images of a cluster span fewer dimensions than as many of all."""
+    return report.Claim(
+        "The images of a cluster vary along fewer dimensions than all images (effective dimension of the spectrum; yes: lower "
+        "than for as many random images, with the 95 % interval of the ratio, and by a larger factor than in the null's own "
+        "clusters, and than in the untrained network's at the same images).",
+        None,
+        spectrum_text(spectra.get("trained")),
+        ". ".join(f"{name.capitalize()} – {spectrum_text(spectra.get(name))}" for name in ("permuted", "untrained")),
+        report.verdict(lower_inside(spectra, same_images)),
+    )
+
+
+def spectrum_text(row: dict | None) -> str:
+    """Effective dimensions and their ratio."""
+    words = {kind: estimate_text(row["dimension"][kind], 1) for kind in ("inside", "random")} if row else {}
+    if not row or None in words.values():
+        return "undefined"
+    return (
+        f"{words['inside']} inside, {words['random']} for as many random images, ratio "
+        f"{estimate_text(row['dimension']['ratio'])}; {number(row['dimension']['whole'], 1)} for all"
+    )
+
+
+def lower_inside(spectra: dict, same_images: str) -> tuple[bool | None, bool]:
+    """Whether clusters have a lower effective dimension than random images, and whether a null's own are lower by as much."""
+    found = {name: row["dimension"]["ratio"] for name, row in spectra.items()}
+    if "trained" not in found or unknown(found["trained"]["value"]):
+        return None, False
+    nulls = [null_lower(found.get(n), found.get(h)) for n, h in (("permuted", "trained"), ("untrained", same_images))]
+    return part(found["trained"]["high"] < 1, *nulls)
+
+
+def null_lower(null: dict | None, here: dict | None) -> bool | None:
+    """Whether a null's ratio is below 1 too, and as low as the one that it is held against; None where either is unknown."""
+    if not null or not here or unknown(null["value"]) or unknown(here["value"]):
+        return None
+    return null["high"] < 1 and null["value"] <= here["value"]
 
 
 def excess(row: dict) -> float | None:
