@@ -42,7 +42,6 @@ def get_config():
     config.evaluate.batch_size = 64
     config.checkpoint.every = 250
     config.checkpoint.milestones = 11
-    config.analysis.sigmas = (0.0, 10.0, 30.0, 50.0, 70.0, 100.0, 150.0, 220.0, 300.0, 510.0)
     config.analysis.draws = 2
     config.analysis.clusters = (100, 202)
     config.analysis.untrained_images = 1000
