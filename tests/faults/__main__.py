@@ -125,6 +125,7 @@ def main(arguments: list[str]) -> int:
         folder = given.folder
         if not folder:  # made only then: once it works, the campaign may not remove what lies outside its folder
             folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)))
+            folder.chmod(0o755)  # other users must get there, whom some attacks become
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if given.at_once > 1:
