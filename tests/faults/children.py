@@ -5,6 +5,7 @@ that figures are made and not rendered and that it begins at once. Kills are rea
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -149,6 +150,24 @@ def list_writes(folder: Path, listed: Path) -> Callable[[], None]:
         on_write(folder, lambda _, path: os.write(file, f"{path}\n".encode()))
 
     return watch
+
+
+def fill_up(first: int, folder: Path) -> None:
+    """From the so manieth file operation below a folder on no file or folder can be made there: the disk is full."""
+    full = False
+
+    def count(number: int, _: str) -> None:
+        nonlocal full
+        full = full or number >= first
+
+    on_write(folder, count)
+
+    def refuse(event: str, arguments: tuple) -> None:
+        writes = event == "open" and len(arguments) > 2 and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if full and (writes or event == "os.mkdir") and str(arguments[0]).startswith(str(folder)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    sys.addaudithook(refuse)
 
 
 def signal_at_write(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults import children, halves, same
+from faults import children, halves, programs, same
 from faults.attack import (
     Absent,
     Attack,
@@ -43,6 +43,10 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         for number in range(scene.many(3, 40)):
             name = f"file {number} of what a kill left of {what}"
             yield Attack(f"{what}, half-made", FROM_THE_BEGINNING, name, lambda chance, act=act: act(scene, chance))
+    for harm in HARMS:
+        for number in range(scene.many(1, 5)):
+            act = lambda chance, harm=harm: programs.damage_programs(scene, harm, chance)  # noqa: E731
+            yield Attack("compiled programs", programs.COMPILED, f"{harm.__name__} a program, {number}", act)
     for harm in HARMS[:4]:
         name = f"{harm.__name__} train.npy"
         yield Attack("images in memory maps", NAMED, name, lambda chance, harm=harm: damage_images(scene, harm, chance))

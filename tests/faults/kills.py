@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faults import children, phases, same
+from faults import children, phases, programs, same, users
 from faults.attack import Attack, Chance, Missed, require, require_ended_well, require_no_traceback, told_lines
 from faults.preparation import Preparation
 from faults.scene import Reference, Scene
@@ -31,7 +31,7 @@ ASKED = "it ends with one line at most, and loses one step at most; the same com
 EVERY_STEP = {"log__every": 1}  # so that the log tells at which step a process was asked
 OPERATION, TIME = "at a file operation", "at any time"
 BEGUN = 7  # so often, at least, a training begins each of `phases.OF_TRAINING`
-SOON = 0.02  # seconds, within which what has begun is to be hit
+SOON = 0.005  # seconds, within which what has begun is to be hit
 RECORDED = re.compile(r"(^|/)(progress\.json|[0-9a-f]{16}\.npz)$")  # what gets its name when an analysis keeps a part of a stage
 
 
@@ -46,6 +46,13 @@ def attacks(scene: Scene) -> Iterator[Attack]:
             name = f"kill {number} of train.py"
             yield Attack(f"training, {when}", KILLED, name, lambda chance, w=when: kill_training(scene, chance, w))
     yield from of_analyses(scene, "SIGKILL", KILLED, 1, 7)
+    for number in range(scene.many(1, 5)):
+        name = f"kill {number} while a program is kept"
+        yield Attack("compiled programs", programs.COMPILED, name, lambda chance: programs.kill_writing(scene, chance))
+    for script, counts in users.KILLS.items():
+        for times in counts * scene.many(1, 3):
+            act = lambda chance, script=script, times=times: users.kill(scene, script, times, chance)  # noqa: E731
+            yield Attack(f"{script} as users start it", users.SAME, f"{script}, killed {times} times", act)
     for name in ("SIGTERM", "SIGINT"):
         for number in range(scene.many(2, 10)):
             act = lambda chance, name=name, timed=number % 2 == 1: ask_training(scene, name, chance, timed)  # noqa: E731
