@@ -64,7 +64,7 @@ def damage_programs(scene: Scene, harm: Harm, chance: Chance) -> None:
 
     def watch() -> None:
         note = phases.noting(asked_for)
-        sys.addaudithook(lambda event, arguments: note("it") if event == "open" and str(arguments[0]) == str(harmed) else None)
+        sys.addaudithook(lambda event, arguments: note("it") if event == "open" and str(arguments[0]).endswith(harmed.name) else None)
 
     again = do(scene, watch)
     if again.code == 0 and phases.noted(asked_for) != "it":
