@@ -112,9 +112,8 @@ def report(given: argparse.Namespace, known: dict[tuple[str, int], Any], stopped
     from faults import kills, table
 
     outcomes = [(category, one) for (category, _), one in known.items() if category in given.only and one.ended != "absent"]
-    text = table.table(outcomes)
+    text = "\n".join([table.table(outcomes), "", *table.what_was_hit(outcomes)])
     print(text)
-    print("", *table.what_was_hit(outcomes), sep="\n")
     if given.write:
         given.write.write_text(text + "\n")
     bad = [(category, one) for category, one in outcomes if one.ended in ("failed", "missed")]

@@ -64,7 +64,12 @@ def damage_programs(scene: Scene, harm: Harm, chance: Chance) -> None:
 
     def watch() -> None:
         note = phases.noting(asked_for)
-        sys.addaudithook(lambda event, arguments: note("it") if event == "open" and str(arguments[0]).endswith(harmed.name) else None)
+
+        def hook(event: str, arguments: tuple) -> None:
+            if event == "open" and str(arguments[0]).endswith(harmed.name):
+                note("it")
+
+        sys.addaudithook(hook)
 
     again = do(scene, watch)
     if again.code == 0 and phases.noted(asked_for) != "it":
