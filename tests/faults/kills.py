@@ -192,7 +192,7 @@ def kill_analysis(scene: Scene, what: str, chance: Chance, number: int = signal.
     for name in stages:
         children.remove(scene.run / "analysis" / name)
     timed, note = chance.random() < 0.3, scene.folder / "phase"
-    kill = moment(reference, scene.arena, chance, number, timed, first=1 if number == signal.SIGKILL else begun(reference))
+    kill = moment(reference, scene.arena, chance, number, timed, first=chance.choice([1, begun(reference)]))
     follow = lambda: phases.follow_analysis(scene.run / "analysis", phases.noting(note))  # noqa: E731
     result = scene.do(scene.analysis(), lambda: (follow(), kill()))
     if result.code == 0:
