@@ -103,6 +103,11 @@ def test_what_was_not_finished_or_set_aside_is_not_tidy(tmp_path, name, folder):
         same.require_tidy(tmp_path)
 
 
+def test_a_run_without_one_of_its_checkpoints_has_all_the_others():
+    content = {"metrics.jsonl": "a", "last/3": "b", "last/3/manifest.json": "", "last/32": "c", "last/32/manifest.json": ""}
+    assert same.without(content, "last/3").keys() == {"metrics.jsonl", "last/32", "last/32/manifest.json"}
+
+
 def test_a_later_attempt_comes_sooner():
     chances = [attack.Chance(0) for _ in range(attack.ATTEMPTS)]
     for attempt, chance in enumerate(chances):

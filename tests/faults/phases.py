@@ -44,7 +44,7 @@ def follow_training(begins: Callable[[str], None]) -> None:
 
 def follow_analysis(analysis: Path, begins: Callable[[str], None]) -> None:
     """From now on calls `begins` with the folder of an analysis, or the file in it, that this process is about to change."""
-    children.on_write(analysis, lambda _, path: begins(path.split("/")[0].strip(".").removesuffix(".partial")))
+    children.on_write(analysis, lambda _, path: begins(path.split("/")[0].lstrip(".").partition(".")[0]))
 
 
 def signal_within(what: str, times: int, seconds: float, number: int, note: Path) -> Callable[[], None]:

@@ -42,6 +42,11 @@ def folder_content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in files}
 
 
+def without(content: dict[str, str], checkpoint: str) -> dict[str, str]:
+    """The content of a run but for a checkpoint."""
+    return {name: checksum for name, checksum in content.items() if name != checkpoint and not name.startswith(f"{checkpoint}/")}
+
+
 def newest(series: Path) -> str:
     """The name of the newest checkpoint of a series."""
     return max((path.name for path in series.iterdir() if path.name.isdecimal()), key=int)
