@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import attack, harms, naming, table
+from faults import attack, children, harms, kills, naming, record, same, table
 from faults.attack import Absent, Attack, Broken, Impossible, Missed
 
 CAMPAIGN = Path(__file__).parent / "faults"
@@ -75,6 +75,110 @@ def test_every_harm_hits_one_file_of_each_kind_and_one_harm_each_other_file(tmp_
     assert len(found) == len(harms.HARMS) + 2
     assert {harm for _, harm in found} == set(harms.HARMS)
     assert {path for path, _ in found} == {Path(f"{step}/values") for step in range(3)}
+
+
+def test_only_wanted_files_are_chosen_and_the_first_of_a_kind_is_one_of_them(tmp_path):
+    for name in ("last/4/values", "best/4/values", "best/8/values"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(name.encode())
+    for seed in "abcdef":
+        found = harms.pairs(tmp_path, seed, lambda path: path.parts[:2] == ("best", "8"))
+        assert {path for path, _ in found} == {Path("best/8/values")}
+        assert {harm for _, harm in found} == set(harms.HARMS)
+
+
+def test_files_with_names_that_a_machine_made_are_of_one_kind():
+    kinds = {harms.kind_of(Path("kept") / name) for name in ("0123456789abcdef.npz", "fedcba9876543210.npz", "arrays.npz")}
+    assert kinds == {"kept/d.npz", "kept/arrays.npz"}
+
+
+@pytest.mark.parametrize("name", [".a.partial", "a.tmp", "4.orbax-checkpoint-tmp-1", "8.damaged", "progress.json", ".4.writing"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_was_not_finished_or_set_aside_is_not_tidy(tmp_path, name, folder):
+    for whole in (".lock", ".images.lock", ".figures.json", "complete.json", "template.npy"):
+        (tmp_path / whole).touch()
+    same.require_tidy(tmp_path)
+    (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
+    with pytest.raises(Broken, match="left behind"):
+        same.require_tidy(tmp_path)
+
+
+def test_a_run_without_one_of_its_checkpoints_has_all_the_others():
+    content = {"metrics.jsonl": "a", "last/3": "b", "last/3/manifest.json": "", "last/32": "c", "last/32/manifest.json": ""}
+    assert same.without(content, "last/3").keys() == {"metrics.jsonl", "last/32", "last/32/manifest.json"}
+
+
+def test_a_later_attempt_comes_sooner():
+    chances = [attack.Chance(0) for _ in range(attack.ATTEMPTS)]
+    for attempt, chance in enumerate(chances):
+        chance.attempt = attempt
+    moments = [chance.moment(10) for chance in chances]
+    assert moments == sorted(moments, reverse=True)
+    assert 10 > moments[0] > 4 * moments[-1] > 0
+
+
+def test_a_child_that_hangs_is_not_taken_for_one_that_was_killed(tmp_path):
+    child = children.Child(lambda: __import__("time").sleep(60), tmp_path)
+    with pytest.raises(TimeoutError, match="hung"):
+        child.wait(patience=0.2)
+    assert child.poll() == -9
+
+
+def test_from_an_operation_on_a_disk_is_full(tmp_path):
+    def fill() -> list:
+        children.fill_up(2, tmp_path)
+        (tmp_path / "first").write_bytes(b"it fits")
+        refused = []
+        for act in ((tmp_path / "second").touch, (tmp_path / "third").mkdir):
+            try:
+                act()
+            except OSError as error:
+                refused.append(error.strerror)
+        (tmp_path / "first").unlink()
+        return refused
+
+    assert children.call(fill) == ["No space left on device"] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_stage_begins_anew_is_another_file_and_what_it_goes_on_with_the_same(tmp_path):
+    for name in ("drawn/a.npy", "kept/.0.npz.partial", ".rows.partial/a.npy", ".none.partial/a.npy"):
+        (tmp_path / "analysis" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "analysis" / name).touch()
+    for name, done in (("rows", 3), ("none", 0)):
+        (tmp_path / "analysis" / f".{name}.partial" / "progress.json").write_text(f'{{"done": {done}}}')
+    found = kills.hold(tmp_path / "analysis", children.fresh(tmp_path / "held"))
+    names = {str(path.relative_to(tmp_path / "analysis")): held for held, path in found.items()}
+    assert set(names) == {"drawn/a.npy", "rows/a.npy"}
+    (tmp_path / "analysis" / ".rows.partial").rename(tmp_path / "analysis" / "rows")
+    (tmp_path / "analysis" / "drawn" / "a.npy").unlink()
+    (tmp_path / "analysis" / "drawn" / "a.npy").touch()
+    again = {name: not (tmp_path / "analysis" / name).samefile(held) for name, held in names.items()}
+    assert again == {"drawn/a.npy": True, "rows/a.npy": False}
+
+
+def test_a_campaign_goes_on_where_it_was_and_another_one_begins_anew(tmp_path):
+    file = tmp_path / "outcomes"
+    first = attack.Outcome(Attack("row", "promise", "name", print), 3, "survived", hit=["a step"])
+    record.Record(file, "made by").add("kills", first)
+    record.Record(file, "made by").add("kills", first._replace(number=4))
+    with open(file, "a") as torn:
+        torn.write('["kills", "row')
+    found = record.Record(file, "made by").known
+    assert [(key, one[1:]) for key, one in found.items()] == [(("kills", n), (n, "survived", "", ["a step"])) for n in (3, 4)]
+    assert table.what_was_hit(("kills", one) for one in found.values()) == ["- kills: row: 2 a step"]
+    assert record.Record(file, "another program").known == {}
+
+
+def test_a_long_campaign_must_hit_each_part_of_a_training():
+    assert kills.unmet({"a step", "a save", "the start"}) == ["kills: none hit an evaluation of a training"]
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_attacked(tmp_path):
+    result = campaign("--write", str(tmp_path / "missing" / "table.md"), "--folder", str(tmp_path / "campaign"))
+    assert result.returncode == 2
+    assert "there is no folder" in result.stderr
+    assert not (tmp_path / "campaign").exists()
 
 
 def campaign(*arguments: str) -> subprocess.CompletedProcess:

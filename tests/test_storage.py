@@ -95,6 +95,23 @@ def test_rows_come_out_as_they_went_in(tmp_path):
     assert storage.is_complete(tmp_path / "r", "k")
 
 
+def test_a_disk_that_is_full_when_all_rows_are_there_is_the_only_error_and_the_next_writer_has_them(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS)
+    writer.append(**rows(0, 6))
+    with monkeypatch.context() as disk:
+        disk.setattr("unetrep_jax.storage.rows.mark_complete", full)
+        with pytest.raises(OSError, match="No space left"):
+            writer.finish()
+        writer.close()
+    again = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS)
+    assert again.rows_done == 6
+    again.finish()
+    np.testing.assert_array_equal(np.load(tmp_path / "r" / "b.npy"), np.arange(6))
+
+
 def test_a_writer_goes_on_where_the_last_record_was_and_forgets_what_came_after(tmp_path):
     writer = storage.RowWriter(tmp_path / "r", "k", 6, ARRAYS, seconds=0.0)
     writer.append(**rows(0, 2))

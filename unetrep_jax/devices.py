@@ -9,11 +9,8 @@ import importlib.metadata
 import importlib.util
 import mmap
 import os
-import platform
 import re
 import signal
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from unetrep_jax.storage import InputError, fingerprint
+from unetrep_jax import programs
+from unetrep_jax.storage import InputError
 
 AXIS = "devices"
 SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as lost
@@ -62,7 +60,7 @@ def start(
     jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     if compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        _keep_programs(Path(compilation_cache).expanduser())
+        programs.keep(Path(compilation_cache).expanduser())
     # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others
     # in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So: a thread more for each device.
     os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + cpu_devices))
@@ -101,26 +99,6 @@ def _knows(flag: str) -> bool:
         return False
     with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(flag.encode()) >= 0
-
-
-def _keep_programs(folder: Path) -> None:
-    """Lets JAX keep what it compiles, apart for each kind of processor: a program for one may not run on another."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    kind = {line for line in lines if line.startswith(("model name", "flags", "Features"))} or {platform.platform()}
-    folder /= fingerprint(sorted(kind))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(
-            f"devices.compilation_cache: {folder} cannot be made ({error.strerror}); every start compiles anew.", file=sys.stderr
-        )
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # JAX may have been killed in the middle of writing one, or another process may be writing it: it is compiled again.
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def count() -> int:

@@ -14,6 +14,7 @@ import os  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from typing import Any  # noqa: E402
 
 CATEGORIES = ("controls", "kills", "damage", "twice", "resources", "images", "people", "numbers", "trust", "processes")
 
@@ -28,7 +29,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="draws moments, files and values")
     parser.add_argument("--case", type=int, help="only the attack of this number; --only names its category")
     parser.add_argument(
-        "--folder", type=Path, help="where to work; what an undisturbed run gave stays there and is used again"
+        "--folder", type=Path, help="where to work; what was made there stays, and the same campaign goes on where it was stopped"
     )
     parser.add_argument("--list", action="store_true", help="print the attacks and make none")
     parser.add_argument(
@@ -36,8 +37,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table to a file too")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many categories at once, in folders of their own")
-    parser.add_argument("--outcomes", type=Path, help=argparse.SUPPRESS)  # where one of these leaves how its attacks ended
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.write and not given.write.resolve().parent.is_dir():
+        parser.error(f"--write {given.write}: there is no folder {given.write.resolve().parent}")
+    return given
 
 
 def settle(folder: Path) -> None:
@@ -66,23 +69,37 @@ def numbered(given: argparse.Namespace, scene) -> Iterator[tuple[str, int, objec
 def campaign(given: argparse.Namespace, folder: Path) -> int:
     """Makes the attacks, one after the other; whatever one of them does, the next follows, and the table is printed."""
     from faults import attack, table
+    from faults.record import Record
     from faults.scene import Scene
 
-    outcomes = []
+    file, made_by = recorded(given, folder)
+    if given.case is not None:  # it is made whenever it is asked for
+        file.unlink(missing_ok=True)
+    record = Record(file, made_by)
+    if record.known:
+        tell(f"{len(record.known):,} attacks were made before; without {file} they are made again")
     try:
         for category, number, one in numbered(given, Scene(folder, given.seed, given.long, given.other_python)):
+            if (category, number) in record.known:
+                continue
             began = time.monotonic()
             outcome = attack.make(one, category, number, given.seed)
-            if outcome.ended == "absent":
-                continue
-            outcomes.append((category, outcome))
+            record.add(category, outcome)
             tell(f"{category} {number}: {one.name}: {outcome.ended} ({time.monotonic() - began:.1f} s)")
             if outcome.ended in ("failed", "missed"):
                 tell(table.failure(category, outcome, given.seed, given.long))
     except KeyboardInterrupt:
-        tell("stopped: the table is of what was made")
-        return max(1, report(given, outcomes))
-    return report(given, outcomes)
+        tell("stopped: the table is of what was made; the same command, in the same --folder, goes on")
+        return report(given, record.known, stopped=True)
+    return report(given, record.known)
+
+
+def recorded(given: argparse.Namespace, folder: Path) -> tuple[Path, str]:
+    """Where a campaign notes how its attacks end, and what names it there."""
+    from faults import record
+
+    name = f"outcomes {given.seed}{' long' if given.long else ''}{'' if given.case is None else ' one'}.jsonl"
+    return folder / name, record.identity([given.seed, given.long, given.other_python])
 
 
 def tell(text: str) -> None:
@@ -90,20 +107,22 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def report(given: argparse.Namespace, outcomes: list) -> int:
-    """Prints the table and what went wrong; returns the exit code."""
-    from faults import apart, table
+def report(given: argparse.Namespace, known: dict[tuple[str, int], Any], stopped: bool = False) -> int:
+    """Prints the table and what went wrong, of the categories that were asked for; returns the exit code."""
+    from faults import kills, table
 
-    if given.outcomes:
-        apart.write(given.outcomes, outcomes)
-    text = table.table(outcomes)
+    outcomes = [(category, one) for (category, _), one in known.items() if category in given.only and one.ended != "absent"]
+    text = "\n".join([table.table(outcomes), "", *table.what_was_hit(outcomes)])
     print(text)
     if given.write:
         given.write.write_text(text + "\n")
     bad = [(category, one) for category, one in outcomes if one.ended in ("failed", "missed")]
-    for category, one in bad:
-        tell(table.failure(category, one, given.seed, given.long))
-    return 1 if bad or not outcomes else 0
+    wrong = [table.failure(category, one, given.seed, given.long) for category, one in bad]
+    if given.long and "kills" in given.only and given.case is None and not stopped:
+        wrong += kills.unmet({what for category, one in outcomes if category == "kills" for what in one.hit})
+    for line in wrong:
+        tell(line)
+    return 1 if wrong or stopped or not outcomes else 0
 
 
 def show(given: argparse.Namespace, folder: Path) -> int:
@@ -118,24 +137,25 @@ def show(given: argparse.Namespace, folder: Path) -> int:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 when every attack hit and every promise held."""
     given = parse(arguments)
-    given.write, given.outcomes = (path and path.resolve() for path in (given.write, given.outcomes))
+    given.write = given.write and given.write.resolve()
     if given.list:
         return show(given, given.folder or Path("nowhere"))
     with contextlib.ExitStack() as ends:
         folder = given.folder
         if not folder:  # made only then: once it works, the campaign may not remove what lies outside its folder
             folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)))
+            folder.chmod(0o755)  # other users must get there, whom some attacks become
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if given.at_once > 1:
             from faults import apart
 
-            return report(given, apart.campaigns(arguments, given.only, folder, given.at_once))
+            return report(given, *apart.campaigns(arguments, given.only, folder, given.at_once, recorded(given, folder)))
         settle(folder)
         from faults import children
 
         children.import_everything()
-        children.stay_inside(folder, given.write, given.outcomes)
+        children.stay_inside(folder, given.write)
         return campaign(given, folder)
 
 

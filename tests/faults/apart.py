@@ -1,42 +1,60 @@
 """Several categories at once, each in a process and a folder of its own."""
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from faults import record
 from faults.attack import Attack, Outcome
 
-
-def campaigns(arguments: Sequence[str], categories: Sequence[str], folder: Path, at_once: int) -> list[tuple[str, Outcome]]:
-    """Runs the campaign once for each category; what one of them cannot tell counts as a failure of it."""
-    waiting, running = list(categories), {}
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            category = waiting.pop(0)
-            own = ["--at-once", "1", "--only", category, "--folder", folder / category]
-            own += ["--outcomes", folder / f"{category}.json", "--write", folder / f"{category}.md"]
-            (folder / f"{category}.json").unlink(missing_ok=True)
-            command = [sys.executable, Path(__file__).parent, *arguments, *own]
-            running[category] = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
-        running = {name: process for name, process in running.items() if process.poll() is None}
-        time.sleep(0.1)
-    return [(category, one) for category in categories for one in read(folder / f"{category}.json", category)]
+Known = dict[tuple[str, int], Outcome]
 
 
-def write(file: Path, outcomes: Sequence[tuple[str, Outcome]]) -> None:
-    """Leaves how attacks ended."""
-    file.write_text(json.dumps([[*one.attack[:3], *one[1:]] for _, one in outcomes]))
+def campaigns(
+    arguments: Sequence[str], categories: Sequence[str], folder: Path, at_once: int, recorded: tuple[Path, str]
+) -> tuple[Known, bool]:
+    """Runs the campaign once for each category.
+
+    Args:
+      arguments: the command line.
+      categories: in this order.
+      folder: each works in one below it.
+      at_once: how many.
+      recorded: where a campaign in `folder` would note its outcomes, and what names it there; the others do it likewise.
+
+    Returns:
+      The outcomes, and whether Ctrl-C stopped it. A category whose campaign did not end counts as a failure.
+    """
+    waiting, running, ended, stopped = list(categories), {}, [], False
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                category = waiting.pop(0)
+                running[category] = _start(arguments, category, folder)
+            ended += [name for name, process in running.items() if process.poll() is not None]
+            running = {name: process for name, process in running.items() if name not in ended}
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        stopped = True
+        for process in running.values():  # Ctrl-C came to them too
+            process.wait()
+    known: Known = {}
+    for category in categories:
+        known |= record.read(folder / category / recorded[0].name, recorded[1])
+        if category in ended and not _table(folder, category).exists():
+            known[category, -1] = Outcome(Attack(category, "the campaign ends", category, print), -1, "failed", "it did not end")
+    return known, stopped
 
 
-def read(file: Path, category: str) -> list[Outcome]:
-    """What `write` left."""
+def _start(arguments: Sequence[str], category: str, folder: Path) -> subprocess.Popen:
+    """The campaign of one category, which ends with its table."""
+    _table(folder, category).unlink(missing_ok=True)
+    own = ["--at-once", "1", "--only", category, "--folder", folder / category, "--write", _table(folder, category)]
+    command = [sys.executable, Path(__file__).parent, *arguments, *own]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
 
-    def made_elsewhere(_: object) -> None:
-        raise RuntimeError("made in another process")
 
-    if not file.exists():
-        return [Outcome(Attack(category, "the campaign ends", category, made_elsewhere), 0, "failed", "it did not end")]
-    return [Outcome(Attack(*known[:3], made_elsewhere), *known[3:]) for known in json.loads(file.read_text())]
+def _table(folder: Path, category: str) -> Path:
+    return folder / f"{category}.md"

@@ -3,12 +3,13 @@
 import contextlib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from faults.children import Result
 
 ATTEMPTS = 6  # other moments that are tried until an attack hits
+SOONER = 0.7  # at each attempt a range of moments in time is so much shorter: what was timed may have had less of the machine
 UNDER_WAY = ("placing ", "comparing ")  # how lines begin that say what takes long
 
 
@@ -28,6 +29,16 @@ class Absent(Exception):
     """There is no such attack: its number lies beyond the files that there are. It is not counted."""
 
 
+class Chance(random.Random):
+    """Random numbers of an attempt, which is the `attempt`-th, from 0 on."""
+
+    attempt = 0
+
+    def moment(self, seconds: float) -> float:
+        """A moment of something that took so many seconds."""
+        return self.uniform(0.05, 1) * seconds * SOONER**self.attempt
+
+
 class Attack(NamedTuple):
     """One attack.
 
@@ -35,23 +46,25 @@ class Attack(NamedTuple):
       row: the row of the table that it counts in.
       promise: what the program promises then, the same in all of a row.
       name: what is attacked, for the line of a failure.
-      act: attacks, with random numbers of its own; returns when the promise held, raises one of the above when not. All that it
-        needs is made in here, so that what fails there fails this attack alone.
+      act: attacks, with random numbers of its own; returns when the promise held, raises one of the above when not. What it returns
+        are words on what it hit, which are counted, or None. All that it needs is made in here, so that what fails there fails
+        this attack alone.
     """
 
     row: str
     promise: str
     name: str
-    act: Callable[[random.Random], None]
+    act: Callable[[Chance], Sequence[str] | None]
 
 
 class Outcome(NamedTuple):
-    """How an attack ended: "survived", "failed", "missed", "impossible" or "absent", and why."""
+    """How an attack ended: "survived", "failed", "missed", "impossible" or "absent", why, and what it hit."""
 
     attack: Attack
     number: int
     ended: str
     why: str = ""
+    hit: Sequence[str] = ()
 
 
 def make(attack: Attack, category: str, number: int, seed: int) -> Outcome:
@@ -59,13 +72,14 @@ def make(attack: Attack, category: str, number: int, seed: int) -> Outcome:
     why = ""
     for attempt in range(ATTEMPTS):
         try:
-            attack.act(random.Random(f"{seed} {category} {number} {attempt}"))
-            return Outcome(attack, number, "survived")
+            chance = Chance(f"{seed} {category} {number} {attempt}")
+            chance.attempt = attempt
+            return Outcome(attack, number, "survived", hit=attack.act(chance) or ())
         except Missed as error:
             why = str(error)
         except (Impossible, Absent) as error:
             return Outcome(attack, number, type(error).__name__.lower(), str(error))
-        except Broken as error:
+        except (Broken, TimeoutError) as error:
             return Outcome(attack, number, "failed", str(error))
         except Exception as error:
             return Outcome(attack, number, "failed", f"the attack itself: {type(error).__name__}: {str(error)[-800:]}")

@@ -5,6 +5,7 @@ that figures are made and not rendered and that it begins at once. Kills are rea
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import running
 
 ROOT = running.ROOT
-PATIENCE = 300  # seconds until a process counts as hanging
+PATIENCE = 1800  # seconds until a process counts as hanging: an analysis of all stages takes minutes where others work too
 WRITES = (
     "os.rename",
     "os.mkdir",
@@ -61,14 +62,20 @@ class Child:
         return self._code
 
     def wait(self, patience: float = PATIENCE) -> Result:
-        """Waits for the end; a child that hangs is killed, with exit code -9 and a line that says so."""
-        give_up, hung = time.monotonic() + patience, ""
+        """Waits for the end.
+
+        Raises:
+          TimeoutError: it hangs; it is killed, and must not be taken for one that an attack killed.
+        """
+        give_up = time.monotonic() + patience
         while self.poll() is None:
             if time.monotonic() > give_up:
-                hung = f"\nhung for {patience:.0f} s\n"
                 self.send(signal.SIGKILL)
+                while self.poll() is None:
+                    time.sleep(0.005)
+                raise TimeoutError(f"hung for {patience:.0f} s: {self.printed(1)[-600:]}")
             time.sleep(0.005)
-        return Result(self._code, self.printed(0), self.printed(1) + hung, self._ended - self._began)
+        return Result(self._code, self.printed(0), self.printed(1), self._ended - self._began)
 
     def send(self, number: int) -> None:
         """Sends a signal, unless it has ended."""
@@ -117,8 +124,8 @@ def call(function: Callable[[], Any], folder: Path = ROOT) -> Any:
         return json.loads(Path(answer.name).read_text())
 
 
-def on_write(folder: Path, act: Callable[[int], None]) -> None:
-    """From now on calls `act` with its number right before each file operation that changes something below `folder`."""
+def on_write(folder: Path, act: Callable[[int, str], None]) -> None:
+    """From now on calls `act` right before each file operation that changes something below `folder`: with its number and path."""
     count, inside = 0, str(folder)
 
     def hook(event: str, arguments: tuple) -> None:
@@ -126,24 +133,41 @@ def on_write(folder: Path, act: Callable[[int], None]) -> None:
         writes = event in WRITES or (
             event == "open" and len(arguments) > 2 and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
         )
-        if writes and any(
-            isinstance(part, str | os.PathLike) and os.fspath(part).startswith(inside) for part in arguments
-        ):
+        paths = [os.fspath(part) for part in arguments if isinstance(part, str | os.PathLike)] if writes else []
+        if paths := [path for path in paths if path.startswith(inside)]:
             count += 1
-            act(count)
+            act(count, os.path.relpath(paths[-1], folder))  # of a new name and an old one the new one
 
     sys.addaudithook(hook)
 
 
-def count_writes(folder: Path, counted: Path) -> Callable[[], None]:
-    """For `before`: each such operation makes a file, empty now, one byte longer, which outlives the process."""
-    counted.write_bytes(b"")
+def list_writes(folder: Path, listed: Path) -> Callable[[], None]:
+    """For `before`: the path of each such operation goes into a file, empty now, which outlives the process."""
+    listed.write_bytes(b"")
 
     def watch() -> None:
-        file = os.open(counted, os.O_WRONLY | os.O_APPEND)
-        on_write(folder, lambda _: os.write(file, b"."))
+        file = os.open(listed, os.O_WRONLY | os.O_APPEND)
+        on_write(folder, lambda _, path: os.write(file, f"{path}\n".encode()))
 
     return watch
+
+
+def fill_up(first: int, folder: Path) -> None:
+    """From the so manieth file operation below a folder on no file or folder can be made there: the disk is full."""
+    full = False
+
+    def count(number: int, _: str) -> None:
+        nonlocal full
+        full = full or number >= first
+
+    on_write(folder, count)
+
+    def refuse(event: str, arguments: tuple) -> None:
+        writes = event == "open" and len(arguments) > 2 and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if full and (writes or event == "os.mkdir") and str(arguments[0]).startswith(str(folder)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    sys.addaudithook(refuse)
 
 
 def signal_at_write(
@@ -151,7 +175,7 @@ def signal_at_write(
 ) -> Callable[[], None]:
     """For `before`: sends the process this signal right before its so manieth file operation below a folder, after a `note`."""
 
-    def send(count: int) -> None:
+    def send(count: int, _: str) -> None:
         if count == position:
             note()
             os.kill(os.getpid(), number)
@@ -180,7 +204,7 @@ def kill_at_name(event: str, path: str, position: int = 1) -> Callable[[], None]
 def freeze_at(position: int, folder: Path, sign: Path) -> Callable[[], None]:
     """For `before`: right before its so manieth file operation below a folder, makes the folder `sign` and waits until it goes."""
 
-    def wait(count: int) -> None:
+    def wait(count: int, _: str) -> None:
         if count == position:
             sign.mkdir()
             give_up = time.monotonic() + PATIENCE / 2
@@ -194,19 +218,27 @@ def signal_after(
     seconds: float, number: int = signal.SIGKILL, note: Callable[[], Any] = lambda: None
 ) -> Callable[[], None]:
     """For `before`: another process sends this one a signal after so many seconds, wherever it is then, and a `note` before."""
+    return lambda: signal_on_cue(seconds, number, note)()
 
-    def watch() -> None:
-        victim = os.pidfd_open(os.getpid())  # a number could be another process by then
-        if os.fork() == 0:
-            ended = select.poll()
-            ended.register(victim, select.POLLIN)
-            if not ended.poll(seconds * 1000):
-                note()
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(victim, number)
-            os._exit(0)
 
-    return watch
+def signal_on_cue(
+    seconds: float, number: int = signal.SIGKILL, note: Callable[[], Any] = lambda: None
+) -> Callable[[], Any]:
+    """The same so many seconds after a cue: the function that is returned gives it, once."""
+    victim = os.pidfd_open(os.getpid())  # a number could be another process by then
+    heard, cue = os.pipe()
+    if os.fork() == 0:
+        os.close(cue)
+        os.read(heard, 1)  # returns without a cue, too, when the process ends
+        ended = select.poll()
+        ended.register(victim, select.POLLIN)
+        if not ended.poll(seconds * 1000):
+            note()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(victim, number)
+        os._exit(0)
+    os.close(heard)
+    return lambda: os.write(cue, b".")
 
 
 def stay_inside(folder: Path, *reports: Path | None) -> None:

@@ -2,12 +2,11 @@
 
 import contextlib
 import importlib
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from faults import damage, harms, kills, markup
-from faults.attack import Attack, Broken, Missed
+from faults.attack import Attack, Broken, Chance, Missed
 from faults.scene import Scene
 
 NOTICED = "the campaign calls it a failure"
@@ -19,13 +18,13 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         yield Attack("a broken program", NOTICED, name, lambda chance, c=(where, what, act): control(scene, chance, *c))
 
 
-def control(scene: Scene, chance: random.Random, where: str, broken: Any, act: Callable) -> None:
+def control(scene: Scene, chance: Chance, where: str, broken: Any, act: Callable) -> None:
     """The attack must fail on the broken program, and hold on the whole one, in the same way."""
     seed = chance.random()
-    act(scene, random.Random(seed))
+    act(scene, Chance(seed))
     with replaced(where, broken):
         try:
-            act(scene, random.Random(seed))
+            act(scene, Chance(seed))
         except Broken:
             return
     raise Broken("the attack calls a broken program whole")
@@ -44,30 +43,30 @@ def replaced(where: str, value: Any) -> Iterator[None]:
         setattr(found, name, before)
 
 
-def flipped_cache(scene: Scene, chance: random.Random) -> None:
+def flipped_cache(scene: Scene, chance: Chance) -> None:
     """A byte of the decoded images changes."""
     path = next(path for path, _ in damage.cache_files(scene) if path.name == "images.npy")
     damage.damage_cache(scene, path, harms.flip, chance)
 
 
-def flipped_milestones(scene: Scene, chance: random.Random) -> None:
+def flipped_milestones(scene: Scene, chance: Chance) -> None:
     """A byte of a checkpoint changes."""
     damage.damage_milestones(scene, harms.flip, chance)
 
 
-def killed_training(scene: Scene, chance: random.Random) -> None:
+def killed_training(scene: Scene, chance: Chance) -> None:
     """Two kills of a training."""
     hits = 0
     for _ in range(6):
         with contextlib.suppress(Missed):
-            kills.kill_training(scene, chance, timed=False)
+            kills.kill_training(scene, chance, kills.OPERATION)
             hits += 1
         if hits == 2:
             return
     raise Missed("too few kills hit")
 
 
-def named_like_markup(scene: Scene, chance: random.Random) -> None:
+def named_like_markup(scene: Scene, chance: Chance) -> None:
     """A run with a name that is markup."""
     markup.run_name(scene, markup.RUNS[0])
 

@@ -5,8 +5,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults import children, halves, same
-from faults.attack import Absent, Attack, Missed, about, require, require_ended_well, require_no_traceback
+from faults import children, halves, programs, same
+from faults.attack import (
+    Absent,
+    Attack,
+    Missed,
+    about,
+    require,
+    require_ended_well,
+    require_no_traceback,
+    require_one_line,
+)
 from faults.harms import HARMS, Harm, files_of, pairs
 from faults.preparation import Preparation
 from faults.scene import Scene
@@ -34,6 +43,10 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         for number in range(scene.many(3, 40)):
             name = f"file {number} of what a kill left of {what}"
             yield Attack(f"{what}, half-made", FROM_THE_BEGINNING, name, lambda chance, act=act: act(scene, chance))
+    for harm in HARMS:
+        for number in range(scene.many(1, 5)):
+            act = lambda chance, harm=harm: programs.damage_programs(scene, harm, chance)  # noqa: E731
+            yield Attack("compiled programs", programs.COMPILED, f"{harm.__name__} a program, {number}", act)
     for harm in HARMS[:4]:
         name = f"{harm.__name__} train.npy"
         yield Attack("images in memory maps", NAMED, name, lambda chance, harm=harm: damage_images(scene, harm, chance))
@@ -50,31 +63,34 @@ def another_digit(path: Path, root: Path, chance: random.Random) -> None:
 def one_by_one(
     scene: Scene, row: str, promise: str, found: Callable[[Scene], list], act: Callable, short: int, long: int
 ) -> Iterator[Attack]:
-    """Attacks on the first so many pairs of a file and a harm, which are looked for when the first of them is made."""
+    """Attacks on the first so many pairs of a file and a harm, which are looked for when the first of them is made.
+
+    With each it is counted of how many it is one.
+    """
     for number in range(scene.many(short, long)):
 
-        def damage(chance: random.Random, number: int = number) -> None:
+        def damage(chance: random.Random, number: int = number) -> list[str]:
             chosen = found(scene)
             if number >= len(chosen):
                 raise Absent("all files have been damaged")
             path, harm = chosen[number]
             with about(f"{harm.__name__} {path}"):
                 act(scene, path, harm, chance)
+            return [f"of the {len(chosen):,} pairs of a file and a harm"]
 
         yield Attack(row, promise, f"file {number}", damage)
 
 
 def trained_files(scene: Scene) -> list[tuple[Path, Harm]]:
     """What training goes on from."""
-    found = pairs(scene.trained().folder / "run", f"{scene.seed} run")
-    return [(path, harm) for path, harm in found if path.parts[0] != "milestones"]
+    return pairs(scene.trained().folder / "run", f"{scene.seed} run", lambda path: path.parts[0] != "milestones")
 
 
 def analysed_run_files(scene: Scene) -> list[tuple[Path, Harm]]:
     """What an analysis reads of a run: its newest best checkpoint and its log."""
-    best = same.newest(scene.trained().folder / "run" / "best")
-    found = pairs(scene.trained().folder / "run", f"{scene.seed} analysed run")
-    return [(path, harm) for path, harm in found if path.parts[:2] == ("best", best) or len(path.parts) == 1]
+    run = scene.trained().folder / "run"
+    newest = "best", same.newest(run / "best")
+    return pairs(run, f"{scene.seed} analysed run", lambda path: path.parts[:2] == newest or len(path.parts) == 1)
 
 
 def analysis_files(scene: Scene) -> list[tuple[Path, Harm]]:
@@ -107,7 +123,7 @@ def damage_run(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> N
         return
     require_ended_well(result)
     content = same.run_content(scene.run)
-    newest = {name: content.get(name) for name in reference.content if name in ("metrics.jsonl", "last/40")}
+    newest = {name: content.get(name) for name in reference.content if name in (*same.CHECKSUMMED, "last/40")}
     expected = {name: reference.content[name] for name in newest}
     if content != reference.content:
         told = result._replace(out="")
@@ -227,12 +243,10 @@ def damage_cache(scene: Scene, path: Path, harm: Harm, chance: random.Random) ->
 
 
 def damage_images(scene: Scene, harm: Harm, chance: random.Random) -> None:
-    """A run's own array of training images changes between two commands."""
+    """A run's own array of training images lies elsewhere, which is accepted, and then changes between two commands."""
     scene.lay_trained()
-    images = Path(shutil.copy(scene.place.folder / "train.npy", scene.arena / "train.npy"))
+    images = Path(shutil.copy2(scene.place.folder / "train.npy", scene.arena / "train.npy"))
+    command = scene.training(data__train_path=images)
+    require_ended_well(scene.do(command), "with whole images, the command")
     harm(images, scene.arena, chance)
-    result = scene.do(scene.training(data__train_path=images))
-    require_no_traceback(result)
-    lines = result.err.splitlines()
-    refused = result.code == 2 and len(lines) == 1 and "train" in result.err
-    require(refused, f"not refused: code {result.code}, {result.err[-600:]}")
+    require_one_line(scene.do(command), "train.py", str(images), "the images' fingerprint was")

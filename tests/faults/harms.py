@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,29 +63,31 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def kind_of(path: Path) -> str:
-    """Files that differ only in numbers and in names that a machine made are of one kind."""
-    parts = ["0" if part.isdecimal() else "d" if len(part) >= 32 else part for part in path.parts]
+    """Files that differ only in numbers and in names that a machine made, 16 hex digits or more, are of one kind."""
+    parts = ["0" if part.isdecimal() else re.sub(r"^[0-9a-f]{16,}", "d", part) for part in path.parts]
     return "/".join(parts)
 
 
-def pairs(root: Path, seed: str) -> list[tuple[Path, Harm]]:
+def pairs(root: Path, seed: str, wanted: Callable[[Path], bool] = lambda path: True) -> list[tuple[Path, Harm]]:
     """Every harm to one file of each kind, and one to each of the others; in an order in which every kind comes early.
 
     Args:
       root: the folder.
       seed: draws the order, and the harm to the others.
+      wanted: the files that are to be harmed; any of the folder may be what one of them is exchanged with.
     """
     chance, files = random.Random(seed), files_of(root)
     sums = {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in files}
-    chance.shuffle(files)
+    chosen = list(filter(wanted, files))
+    chance.shuffle(chosen)
     found, seen = [], {}
-    for path in files:
+    for path in chosen:
         harms = [harm for harm in HARMS if harm not in OF_CONTENT or (root / path).stat().st_size]
         if not any(of_a_kind(path, other) and sums[other] != sums[path] for other in files):
             harms = [harm for harm in harms if harm is not exchange]
         chance.shuffle(harms)
         before = seen.get(kind_of(path), 0)
         seen[kind_of(path)] = before + 1
-        chosen = harms if before == 0 else harms[:1]
-        found += [(place if before == 0 else len(HARMS), path, harm) for place, harm in enumerate(chosen)]
+        made = harms if before == 0 else harms[:1]
+        found += [(place if before == 0 else len(HARMS), path, harm) for place, harm in enumerate(made)]
     return [(path, harm) for _, path, harm in sorted(found, key=lambda one: one[0])]

@@ -1,18 +1,19 @@
 """Kills: processes ended by the system, or asked to end, at any moment, and started again with the same command.
 
-Moments are drawn from all file operations of the undisturbed command, and from its whole duration (inside steps, too).
+Moments are drawn from all file operations of the undisturbed command, from its whole duration, and from within steps, evaluations
+and saves. What each kill hit is counted.
 """
 
 import json
-import random
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faults import children, same
-from faults.attack import Attack, Missed, require, require_ended_well, require_no_traceback, told_lines
+from faults import children, phases, programs, same, users
+from faults.attack import Attack, Chance, Missed, require, require_ended_well, require_no_traceback, told_lines
 from faults.preparation import Preparation
 from faults.scene import Reference, Scene
 
@@ -28,6 +29,10 @@ STAGES = {
 KILLED = "the same command goes on to bit for bit the undisturbed arrays, checkpoints, metrics and reports; nothing else stays"
 ASKED = "it ends with one line at most, and loses one step at most; the same command goes on, to bit for bit the same"
 EVERY_STEP = {"log__every": 1}  # so that the log tells at which step a process was asked
+OPERATION, TIME = "at a file operation", "at any time"
+BEGUN = 7  # so often, at least, a training begins each of `phases.OF_TRAINING`
+SOON = 0.005  # seconds, within which what has begun is to be hit
+RECORDED = re.compile(r"(^|/)(progress\.json|[0-9a-f]{16}\.npz)$")  # what gets its name when an analysis keeps a part of a stage
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
@@ -35,11 +40,19 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     for number in range(scene.many(3, 20)):
         name = f"kill {number} while images are decoded"
         yield Attack("data preparation", KILLED, name, lambda chance: kill_preparation(scene, chance))
-    for row, timed, count in (("at a file operation", False, (3, 20)), ("at any time", True, (3, 18))):
+    within = {f"within {what}": (1, 4) for what in phases.OF_TRAINING}
+    for when, count in {OPERATION: (3, 20), TIME: (3, 18), **within}.items():
         for number in range(scene.many(*count)):
             name = f"kill {number} of train.py"
-            yield Attack(f"training, {row}", KILLED, name, lambda chance, t=timed: kill_training(scene, chance, t))
+            yield Attack(f"training, {when}", KILLED, name, lambda chance, w=when: kill_training(scene, chance, w))
     yield from of_analyses(scene, "SIGKILL", KILLED, 1, 7)
+    for number in range(scene.many(1, 5)):
+        name = f"kill {number} while a program is kept"
+        yield Attack("compiled programs", programs.COMPILED, name, lambda chance: programs.kill_writing(scene, chance))
+    for script, counts in users.KILLS.items():
+        for times in counts * scene.many(1, 3):
+            act = lambda chance, script=script, times=times: users.kill(scene, script, times, chance)  # noqa: E731
+            yield Attack(f"{script} as users start it", users.SAME, f"{script}, killed {times} times", act)
     for name in ("SIGTERM", "SIGINT"):
         for number in range(scene.many(2, 10)):
             act = lambda chance, name=name, timed=number % 2 == 1: ask_training(scene, name, chance, timed)  # noqa: E731
@@ -71,21 +84,27 @@ def made_anew(what: str) -> tuple[str, ...]:
     return (what, *ALL[what].keeps)
 
 
+def unmet(hit: set[str]) -> list[str]:
+    """What a long campaign must have hit in a training, and did not."""
+    return [f"kills: none hit {what} of a training" for what in phases.OF_TRAINING if what not in hit]
+
+
 def moment(
     reference: Reference,
     folder: Path,
-    chance: random.Random,
+    chance: Chance,
     number: int,
     timed: bool,
     note: Callable[[], Any] = lambda: None,
+    first: int = 1,
 ) -> Callable[[], None]:
-    """Of a command like the reference: a signal at a random file operation, or at a random time, after a note of how far it is."""
+    """Of a command like the reference: a signal at a random time, or file operation from the `first` on, after a note."""
     if timed:
-        return children.signal_after(chance.uniform(0.05, 1) * reference.seconds, number, note)
-    return children.signal_at_write(chance.randint(1, reference.writes), folder, number, note)
+        return children.signal_after(chance.moment(reference.seconds), number, note)
+    return children.signal_at_write(chance.randint(first, reference.writes), folder, number, note)
 
 
-def kill_preparation(scene: Scene, chance: random.Random) -> None:
+def kill_preparation(scene: Scene, chance: Chance) -> None:
     """While a folder of images is decoded."""
     preparation = Preparation(scene)
     reference = preparation.reference()
@@ -98,24 +117,40 @@ def kill_preparation(scene: Scene, chance: random.Random) -> None:
     same.require_tidy(scene.arena)
 
 
-def kill_training(scene: Scene, chance: random.Random, timed: bool) -> None:
-    """One to three times in a row."""
+def kill_training(scene: Scene, chance: Chance, when: str) -> list[str]:
+    """One to three times in a row; returns what it was at."""
     reference = scene.trained()
     scene.clear()
-    hits = 0
+    hit, note = [], scene.folder / "phase"
     for _ in range(chance.randint(1, 3)):
-        result = scene.do(scene.training(), moment(reference, scene.arena, chance, signal.SIGKILL, timed))
-        hits += result.code == -signal.SIGKILL
+        if when in (OPERATION, TIME):
+            before = noted_moment(reference, scene, chance, when == TIME, note)
+        else:
+            what, times = when.removeprefix("within "), chance.randint(1, BEGUN)
+            before = phases.signal_within(what, times, chance.uniform(0, SOON), signal.SIGKILL, note)
+        result = scene.do(scene.training(), before)
         require(result.code in (0, -signal.SIGKILL), f"ended with {result.code}: {result.err[-600:]}")
-    if not hits:
+        hit += [phases.noted(note)] if result.code else []
+    if not hit:
         raise Missed("it had ended before")
     finish_training(scene, reference)
+    return hit
 
 
-def finish_training(scene: Scene, reference: Reference, **changed: object) -> None:
-    """The same command once more."""
+def noted_moment(reference: Reference, scene: Scene, chance: Chance, timed: bool, note: Path) -> Callable[[], None]:
+    """A `moment` of a training that notes what it is at."""
+    kill = moment(reference, scene.arena, chance, signal.SIGKILL, timed)
+    return lambda: (phases.follow_training(phases.noting(note)), kill())
+
+
+def finish_training(scene: Scene, reference: Reference, saved: int = 0, **changed: object) -> None:
+    """The same command once more. The checkpoint of a step that was `saved` on request may have the place of the oldest one."""
     require_ended_well(scene.do(scene.training(**changed)))
-    same.require_same(same.run_content(scene.run), reference.content, "the run")
+    found, expected = same.run_content(scene.run), reference.content
+    if f"last/{saved}" in found.keys() - expected.keys():
+        oldest = min((name for name in expected if re.fullmatch(r"last/\d+", name)), key=lambda name: int(name[5:]))
+        found, expected = same.without(found, f"last/{saved}"), same.without(expected, oldest)
+    same.require_same(found, expected, "the run")
     same.require_tidy(scene.arena)
 
 
@@ -126,7 +161,7 @@ def logged_step(scene: Scene) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith(b"\n")), default=0)
 
 
-def ask_training(scene: Scene, name: str, chance: random.Random, timed: bool) -> None:
+def ask_training(scene: Scene, name: str, chance: Chance, timed: bool) -> None:
     """It saves at that very step; before there is anything to save, it just ends."""
     reference, number = scene.trained(**EVERY_STEP), getattr(signal, name)
     scene.clear()
@@ -138,8 +173,8 @@ def ask_training(scene: Scene, name: str, chance: random.Random, timed: bool) ->
     told = re.search(rf"stopped by {name} at step ([\d,]+), saved", result.out)
     if result.code == 0 and not told:
         raise Missed("it had ended before")
+    at, saved = int(asked.read_text()), int(told[1].replace(",", "")) if told else 0
     if told:
-        saved, at = int(told[1].replace(",", "")), int(asked.read_text())
         kept = (scene.run / "last" / str(saved) / "manifest.json").exists()
         require(result.code == 0 and kept and result.err == "", f"not saved where it says: {result.err[-600:]}")
         require(logged_step(scene) == saved, f"step {logged_step(scene)} was made, step {saved} saved")
@@ -148,24 +183,64 @@ def ask_training(scene: Scene, name: str, chance: random.Random, timed: bool) ->
     else:
         early = {"SIGTERM": (-signal.SIGTERM,), "SIGINT": (130,)}[name]
         require(result.code in early and len(result.err.splitlines()) <= 1, f"code {result.code}: {result.err[-600:]}")
-    finish_training(scene, reference, **EVERY_STEP)
+        require(at == 0, f"asked at step {at + 1}, it ended and saved nothing")
+    finish_training(scene, reference, saved, **EVERY_STEP)
 
 
-def kill_analysis(scene: Scene, what: str, chance: random.Random, number: int = signal.SIGKILL) -> None:
-    """While the stages of this kind are made."""
+def kill_analysis(scene: Scene, what: str, chance: Chance, number: int = signal.SIGKILL) -> list[str]:
+    """While the stages of this kind are made; returns what was changed last. What was finished then must not be made again."""
     stages = made_anew(what)
     reference = scene.without(stages)
     scene.lay(scene.analysed())
     for name in stages:
         children.remove(scene.run / "analysis" / name)
-    timed = chance.random() < 0.3
-    result = scene.do(scene.analysis(), moment(reference, scene.arena, chance, number, timed))
+    timed, note = chance.random() < 0.3, scene.folder / "phase"
+    kill = moment(reference, scene.arena, chance, number, timed, first=chance.choice([1, begun(reference)]))
+    follow = lambda: phases.follow_analysis(scene.run / "analysis", phases.noting(note))  # noqa: E731
+    result = scene.do(scene.analysis(), lambda: (follow(), kill()))
     if result.code == 0:
         raise Missed("it had ended before")
     codes = (-number, 130) if number == signal.SIGINT else (-number,)
     require(result.code in codes, f"code {result.code}: {result.err[-600:]}")
     require_no_traceback(result)
     require(number == signal.SIGKILL or len(told_lines(result)) <= 1, f"more than a line: {result.err[-600:]}")
+    hit, made = phases.noted(note), hold(scene.run / "analysis", children.fresh(scene.folder / "held"))
     require_ended_well(scene.do(scene.analysis()))
+    again = [path.name for held, path in made.items() if path.exists() and not path.samefile(held)]
+    require(not again, f"killed in {hit}, it made again what it had: {again[:4]}")
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
     same.require_tidy(scene.arena)
+    return [hit]
+
+
+def begun(reference: Reference) -> int:
+    """The file operation of an analysis after which a part of a stage is recorded; the first where none is."""
+    found = (place for place, path in enumerate(reference.operations, 1) if RECORDED.search(path))
+    return min(next(found, 0) + 1, reference.writes)
+
+
+def hold(analysis: Path, folder: Path) -> dict[Path, Path]:
+    """Another name for each array that an analysis has finished, or recorded rows of -> the one that it has in the end.
+
+    What is gone on with stays the same file of the system. What is made anew is another one, which cannot get the number of the
+    old one while that has a name.
+    """
+    found = {}
+    for path in sorted(analysis.rglob("*.np[yz]")):
+        partial = path.parent.name.startswith(".") and path.parent.name.endswith(".partial")
+        if partial and has_rows(path.parent):
+            path_then = path.parent.with_name(path.parent.name[1:].removesuffix(".partial")) / path.name
+        elif any(part.startswith(".") for part in path.relative_to(analysis).parts):
+            continue
+        else:
+            path_then = path
+        held = folder / str(len(found))
+        os.link(path, held)
+        found[held] = path_then
+    return found
+
+
+def has_rows(partial: Path) -> bool:
+    """Whether rows were recorded in a folder."""
+    record = partial / "progress.json"
+    return record.exists() and json.loads(record.read_text())["done"] > 0

@@ -88,7 +88,7 @@ def vanishing_data(scene: Scene, chance: random.Random) -> None:
     moment = chance.randint(1, max(1, reference.writes // 2))
 
     def unplug() -> None:
-        children.on_write(scene.arena, lambda count: pictures.rename(away) if count == moment else None)
+        children.on_write(scene.arena, lambda count, _: pictures.rename(away) if count == moment else None)
 
     try:
         result = Preparation(scene, pictures).start(unplug).wait()

@@ -68,10 +68,9 @@ class Preparation:
     def reference(self) -> Reference:
         """What comes out undisturbed."""
         self.scene.clear()
-        counted = self.scene.folder / "counted"
-        result = self.start(children.count_writes(self.scene.arena, counted)).wait()
+        listed = self.scene.folder / "listed"
+        result = self.start(children.list_writes(self.scene.arena, listed)).wait()
         if result.code:
             raise RuntimeError(f"undisturbed, decoding ended with {result.code}: {result.err}")
-        return Reference(
-            self.scene.arena, result.seconds, counted.stat().st_size, same.folder_content(self.scene.arena)
-        )
+        operations = listed.read_text().splitlines()
+        return Reference(self.scene.arena, result.seconds, operations, same.folder_content(self.scene.arena))

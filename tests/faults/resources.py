@@ -15,6 +15,7 @@ import running
 
 from faults import children, mounts, places, same
 from faults.attack import (
+    Absent,
     Attack,
     Impossible,
     Missed,
@@ -27,6 +28,8 @@ from faults.attack import (
 from faults.preparation import Preparation
 from faults.scene import Scene
 
+FULL_AT = {"training": (4, 60), "analysis": (4, 25)}  # so many moments, spread over all file operations
+DECODING = 100  # which is tried at every one of them, and has fewer
 FULL = "one line, nothing half-written; with space again the same command goes on to bit for bit the same"
 LINE = "one line; nothing is written"
 SAME = "the same numbers, bit for bit"
@@ -39,6 +42,9 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         for number in range(scene.many(2, 20)):
             act = lambda chance, what=what: full_disk(scene, chance, Work(scene, what))  # noqa: E731
             yield Attack(f"a full disk, {what}", FULL, f"disk {number}", act)
+        for number in range(DECODING if what not in FULL_AT else scene.many(*FULL_AT[what])):
+            act = lambda chance, what=what, number=number: full_from(scene, Work(scene, what), number)  # noqa: E731
+            yield Attack(f"a disk that fills up, {what}", FULL, f"moment {number}", act)
         for number in range(scene.many(2, 20)):
             act = lambda chance, what=what: no_growth(scene, chance, Work(scene, what))  # noqa: E731
             yield Attack(f"no file can grow, {what}", FULL, f"limit {number}", act)
@@ -52,7 +58,7 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     yield Attack("slow data", SAME, "every file takes 20 ms", lambda chance: places.slow_data(scene))
     for number in range(scene.many(2, 20)):
         yield Attack("data that goes away", LINE, f"moment {number}", lambda chance: places.vanishing_data(scene, chance))
-    for gigabytes in (0.7, 1, 2, 4, 8) if scene.long else (1, 4):
+    for gigabytes in (0.7, 1, 2, 2.4, 3, 4, 8) if scene.long else (1, 4):
         for what in ("train.py", "analyze.py"):
             act = lambda chance, what=what, size=gigabytes: memory(scene, what, size)  # noqa: E731
             yield Attack("too little memory", MEMORY, f"{what}, {gigabytes} GB", act)
@@ -91,14 +97,21 @@ class Work:
     def finish(self) -> None:
         """The same once more, without the shortage: everything is as if nothing had been."""
         require_ended_well(self.do())
+        self.require_whole()
+        same.require_tidy(self.scene.arena)
+
+    def require_whole(self) -> None:
+        """Everything is as the reference."""
         content = {"training": same.run_content, "analysis": same.analysis_content}.get(self.what)
         found = content(self.scene.run) if content else same.folder_content(self.scene.arena)
         same.require_same(found, self.reference.content, "the result")
-        same.require_tidy(self.scene.arena)
 
 
 # What is short of room -> its script, and the longest limit on files, as a power of two, that it is tried with.
 WORKS = {"training": ("train.py", 17), "analysis": ("analyze.py", 16), "decoding images": ("train.py", 13)}
+
+
+FULL_WORDS = ("No space left", "free on the disk", "are free")
 
 
 def require_full(result: children.Result, script: str, *words: str) -> None:
@@ -132,10 +145,29 @@ def full_disk(scene: Scene, chance: random.Random, work: Work) -> None:
     result = children.Child(on_small_disk, scene.folder).wait()
     if result.code == 0:
         raise Missed("it had room enough")
-    remedies = ("--outdir",) if work.what == "analysis" else ("No space left", "free on the disk", "are free")
-    require_full(result, work.script, *remedies)
+    require_full(result, work.script, *(("--outdir",) if work.what == "analysis" else FULL_WORDS))
     children.remove(scene.arena)
     shutil.copytree(left, scene.arena)
+    work.finish()
+
+
+def full_from(scene: Scene, work: Work, number: int) -> None:
+    """From one file operation on nothing new fits on the disk: no file, no folder. What is open can still be written."""
+    work.lay()
+    writes = work.reference.writes
+    if work.what in FULL_AT:
+        first = 1 + number * writes // scene.many(*FULL_AT[work.what])
+    else:
+        require(writes <= DECODING, f"{work.what} takes {writes} file operations, of which {DECODING} are tried")
+        first = number + 1
+    if first > writes:
+        raise Absent("it was full at every file operation")
+    result = work.do(lambda: children.fill_up(first, scene.arena))
+    if result.code:
+        require_full(result, work.script, *FULL_WORDS)
+    else:  # what could not be written was not needed
+        require(result.err == "", f"it ended well, and says {result.err[-600:]}")
+        work.require_whole()
     work.finish()
 
 

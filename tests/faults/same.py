@@ -1,24 +1,31 @@
 """Whether what a command left is, bit for bit, what an undisturbed one left; and whether it left anything else.
 
-Left out, for they hold the time of day: TensorBoard's events. Of checkpoints the arrays and values are compared, for Orbax writes
-times beside them. Everything else, reports and the explorer's page too, is compared byte by byte.
+Left out, for they hold the time of day: TensorBoard's events. Of checkpoints the arrays, values and names of files are compared,
+for Orbax writes times in some, and calls those of arrays by what is in them. Everything else, reports and the explorer's page too,
+is compared byte by byte.
 """
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from faults import children
 from faults.attack import Broken
 
 LASTING = (".lock", ".figures.json")  # hidden files that belong there
+# What is written before it gets its name, and what was set aside: ours, and as Orbax and others call theirs.
+PASSING = re.compile(r"^\.|^progress\.json$|\.(tmp|temp|partial|damaged|removing|old)$|orbax-checkpoint-tmp")
+CHECKSUMMED = ("config.json", "metrics.jsonl")  # files of a run; of the others it is the names, and what checkpoints hold
 
 
 def run_content(run: Path) -> dict[str, str]:
     """Names and checksums of all that a training run left."""
     from faults import checkpoint_content
 
-    found = {"metrics.jsonl": _sha256((run / "metrics.jsonl").read_bytes())}
+    files = [path.relative_to(run) for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"]
+    files = [path for path in files if path.parts[0] not in ("tensorboard", "analysis") and path.parent.name != "d"]
+    found = {str(path): _sha256((run / path).read_bytes()) if str(path) in CHECKSUMMED else "" for path in files}
     return found | children.call(lambda: checkpoint_content.of_run(run))
 
 
@@ -33,6 +40,11 @@ def folder_content(folder: Path) -> dict[str, str]:
     """Names and checksums of all files below a folder, but for locks."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".lock"))
     return {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in files}
+
+
+def without(content: dict[str, str], checkpoint: str) -> dict[str, str]:
+    """The content of a run but for a checkpoint."""
+    return {name: checksum for name, checksum in content.items() if name != checkpoint and not name.startswith(f"{checkpoint}/")}
 
 
 def newest(series: Path) -> str:
@@ -60,8 +72,7 @@ def require_same(found: dict[str, str], expected: dict[str, str], what: str) -> 
 
 
 def require_tidy(folder: Path) -> None:
-    """Raises Broken where a temporary file stayed behind."""
+    """Raises Broken where a temporary file or folder stayed behind, or one that was set aside."""
     for path in folder.rglob("*"):
-        hidden = path.name.startswith(".") and path.name not in LASTING and not path.name.endswith(".lock")
-        if hidden or path.name == "progress.json":
+        if PASSING.search(path.name) and path.name not in LASTING and not path.name.endswith(".lock"):
             raise Broken(f"left behind: {path.relative_to(folder)}")

@@ -41,14 +41,19 @@ class Reference(NamedTuple):
     Attributes:
       folder: a copy of the arena after it.
       seconds: how long it took.
-      writes: how many file operations it made in the arena that changed something.
+      operations: the paths of all file operations that it made in the arena and that changed something, in order.
       content: what must be the same after any attack: names and checksums.
     """
 
     folder: Path
     seconds: float
-    writes: int
+    operations: list[str]
     content: dict[str, str]
+
+    @property
+    def writes(self) -> int:
+        """How many file operations that are."""
+        return len(self.operations)
 
 
 class Scene:
@@ -161,6 +166,8 @@ class Scene:
         if name not in self._references:
             try:
                 self._references[name] = self._made(name, command, lay, content, like)
+            except TimeoutError:  # of a machine that had too much to do; it may have less later
+                raise
             except Exception as error:
                 self._references[name] = error
         found = self._references[name]
@@ -189,19 +196,19 @@ class Scene:
                 self._undisturbed(command)
                 expected = content()
             lay()
-            seconds, writes = self._undisturbed(command)
+            seconds, operations = self._undisturbed(command)
             children.remove(folder)
             shutil.copytree(self.arena, folder, symlinks=True)
-            known = {"seconds": seconds, "writes": writes, "content": content()}
+            known = {"seconds": seconds, "operations": operations, "content": content()}
             if known["content"] != expected:
                 raise Broken(f"made again, undisturbed: {same.difference(known['content'], expected)}")
             record.write_text(json.dumps(known | {"made_by": maker}))
         return Reference(folder, **known)
 
-    def _undisturbed(self, command: list[str]) -> tuple[float, int]:
+    def _undisturbed(self, command: list[str]) -> tuple[float, list[str]]:
         """Runs a command that nothing happens to: (seconds, file operations)."""
-        counted = self.folder / "counted"
-        result = children.start(command, self.arena, children.count_writes(self.arena, counted), learn=True).wait()
+        listed = self.folder / "listed"
+        result = children.start(command, self.arena, children.list_writes(self.arena, listed), learn=True).wait()
         if result.code:
             raise RuntimeError(f"undisturbed, {command[0]} ended with {result.code}: {result.err[-2000:]}")
-        return result.seconds, counted.stat().st_size
+        return result.seconds, listed.read_text().splitlines()

@@ -1,5 +1,6 @@
 """The table of what was attacked, and what survived."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from faults.attack import Outcome
@@ -21,6 +22,15 @@ def table(outcomes: Iterable[tuple[str, Outcome]]) -> str:
         cells = (f"{category}: {name}{note}", made, survived + failed, promise, survived, failed)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def what_was_hit(outcomes: Iterable[tuple[str, Outcome]]) -> list[str]:
+    """For each row with attacks that say what they hit, how often each was hit."""
+    rows: dict[str, Counter] = {}
+    for category, outcome in outcomes:
+        if outcome.hit:
+            rows.setdefault(f"{category}: {outcome.attack.row}", Counter()).update(outcome.hit)
+    return [f"- {row}: {', '.join(f'{count} {what}' for what, count in found.most_common())}" for row, found in rows.items()]
 
 
 def failure(category: str, outcome: Outcome, seed: int, long: bool) -> str:

@@ -138,12 +138,13 @@ class RowWriter:
         return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
     def close(self) -> None:
-        """Records what has come so far and closes the files; a new writer with the same key goes on from here."""
-        if self._finished:
+        """Records what has come so far and closes the files, once; a new writer with the same key goes on from here."""
+        if not self._files:
             return
         self._record()
         for file in self._files.values():
             file.close()
+        self._files = {}
 
     def finish(self) -> None:
         """Publishes the arrays. All announced rows must have come."""
