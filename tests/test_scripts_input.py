@@ -149,6 +149,12 @@ CASES = {
     "unknown stage to redo": analyze("--ckpt", "{run}", "--redo", "all", says=("--redo", "'all'", "denoising")),
     "no stage to redo": analyze("--ckpt", "{run}", "--redo=", says=("--redo", "''", "denoising")),
     "setting of the checkpoint": analyze("--ckpt", "{run}", "--config.model.norm=instance", says=("model.norm",)),
+    "misspelt section": analyze(
+        "--ckpt", "{run}", "--config.anblysis.sigma=7", says=("--config.anblysis.sigma is no setting", "analysis.sigma")
+    ),
+    "no level for the probe": analyze(
+        "--ckpt", "{run}", "--config.analysis.probe_sigmas=()", says=("analysis.probe_sigmas needs one or more of analysis.sigmas",)
+    ),
     "level not in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigma=7", says=("analysis.sigma = 7",)),
     "word in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigmas=(0.0,'x')", says=("analysis.sigmas",)),
     "fewer images than clusters": analyze("--ckpt", "{run}", says=("100 clusters", "24 images", "fewer")),

@@ -13,10 +13,11 @@ from faults.attack import Attack, Broken, Missed, require, require_ended_well, r
 from faults.numbers import CLOSE, require_close
 from faults.scene import Scene
 
-LOST = "the other ends within a minute and says that a process was lost; the run goes on, on one or two processes"
+LOST = "the other ends within a minute and says that a process was lost; the run goes on to equal losses, on one or two processes"
 MINUTE = 60.0
 MESSAGES = ("another process of this run was lost", "another task died")  # ours, and that of JAX's own service
 ENDLESS = {"log__every": 1, "evaluate__every": 10**9, "checkpoint__every": 5, "train__epochs": 100_000}
+COMPARED = {"keys": ("loss", "gradient_norm"), "steps": 2 * running.PER_EPOCH}  # no evaluation at these steps
 
 # Which process is lost, and right before which operation on a file.
 MOMENTS = {
@@ -116,11 +117,14 @@ def go_on(scene: Scene, lines: int, alone: bool) -> None:
     for result in results:
         require_ended_well(result)
     require(not saved or f"resumed {scene.run} at step" in results[0].out, f"begun anew: {results[0].out[:300]}")
-    steps = [line["step"] for line in running.log_lines(scene.run)]
+    log = running.log_lines(scene.run)
+    steps = [line["step"] for line in log]
     require(
         steps == sorted(steps) and len(set(steps)) >= changed["train__epochs"] * running.PER_EPOCH,
         "steps are missing in the log",
     )
+    undisturbed = scene.trained(**ENDLESS | {"train__epochs": 2}).folder / "run"  # asked for last, as it is made in the arena
+    require_close(log, running.log_lines(undisturbed), **COMPARED)
 
 
 def same_numbers(scene: Scene) -> None:
