@@ -1,6 +1,7 @@
 """Loss of a process: one of two that make a run is killed or stands still; the other ends, and the run goes on with one or two."""
 
 import random
+import re
 import signal
 import subprocess
 import time
@@ -44,13 +45,16 @@ def attacks(scene: Scene) -> Iterator[Attack]:
 
 
 def lose(scene: Scene, lost: int, number: int, chance: random.Random) -> None:
-    """After a random step."""
+    """After a random step: there is a checkpoint to go on from, and steps that are compared come after it."""
     scene.clear()
     processes = running.start_two(scene.place, scene.run, **ENDLESS)
-    log, lines = scene.run / "metrics.jsonl", chance.randint(6, 60)
+    log, lines = scene.run / "metrics.jsonl", chance.randint(6, 12)
+
+    def is_time() -> bool:
+        return is_saved(scene) and log.read_bytes().count(b"\n") >= lines
 
     def lose_it() -> None:
-        processes[0].wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= lines)
+        processes[0].wait_until(is_time)
         if any(process.popen.poll() is not None for process in processes):
             raise Missed("a process had ended")
         processes[lost].popen.send_signal(number)
@@ -109,14 +113,22 @@ def in_two(scene: Scene, changed: dict[str, object]) -> list[running.Result]:
     return [process.wait() for process in running.start_two(scene.place, scene.run, learn=True, **changed)]
 
 
+def is_saved(scene: Scene) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return any((scene.run / "last").glob("[0-9]*/manifest.json"))
+
+
 def go_on(scene: Scene, lines: int, alone: bool) -> None:
     """To a little beyond the step where the process was lost."""
-    saved = any((scene.run / "last").glob("[0-9]*/manifest.json"))
+    saved = is_saved(scene)
     changed = ENDLESS | {"train__epochs": lines // running.PER_EPOCH + 2}
     results = [scene.do(scene.training(devices__cpu_devices=2, **changed))] if alone else in_two(scene, changed)
     for result in results:
         require_ended_well(result)
-    require(not saved or f"resumed {scene.run} at step" in results[0].out, f"begun anew: {results[0].out[:300]}")
+    resumed = re.search(rf"resumed {re.escape(str(scene.run))} at step ([\d,]+)", results[0].out)
+    require(not saved or resumed is not None, f"begun anew: {results[0].out[:300]}")
+    if resumed and int(resumed[1].replace(",", "")) >= COMPARED["steps"]:
+        raise Missed(f"{resumed[0]}: no step that is compared comes after it")
     log = running.log_lines(scene.run)
     steps = [line["step"] for line in log]
     require(
