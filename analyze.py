@@ -140,6 +140,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
     images, settings = stages.usable_images(open_images(arguments, config), settings)
     model = models.build(**config.model, image_channels=config.data.image_channels)
     run = opened.folder.parent.parent
+    taken = {"analysis": settings, "data": config.data, "devices": here.devices}
     context = stages.Context(
         denoiser=denoiser.bind(model, opened.params),
         untrained=lambda: denoiser.bind(model, models.init_params(model, jax.random.key(config.seed))),
@@ -155,7 +156,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         log_damage=lambda: log_damage(opened),
         circular=lambda: circular(config, opened.params),
         courses=courses(run, [Path(given) for given in arguments.beside], config),
-        others={"data": configs.plain(config.data), "devices": configs.plain(here.devices)},
+        taken={name: configs.plain(section) for name, section in taken.items()},
         outdir=outdir(arguments, opened),
     )
     return context, arguments

@@ -31,8 +31,7 @@ def write_report(context: Context, made: Mapping[str, tuple[Stage, str]], left_o
       made: stage -> itself and the key of its files, of those that are up to date.
       left_out: stage -> why it could not be made.
     """
-    taken = {"analysis": dict(context.settings), **context.others}
-    summary: dict[str, Any] = {"facts": context.facts, "settings": taken, "left_out": dict(left_out), "claims": []}
+    summary: dict[str, Any] = {"facts": context.facts, "settings": dict(context.taken), "left_out": dict(left_out), "claims": []}
     sections = [section_training(context)]
     for name in (name for name in SECTIONS if name in made):
         summary[name] = storage.read_json(context.outdir / name / "summary.json")

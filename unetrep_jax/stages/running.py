@@ -329,6 +329,7 @@ def analyse(
         facts={"denoiser": name, "images": f"{len(images.images):,} images of {images.provenance['source']}"},
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
+        taken={"analysis": dict(settings)},
     )
     if left_out := run_and_report(context, only, []):
         raise InputError(in_one_line(left_out))
