@@ -63,6 +63,7 @@ def edited(scene: Scene, chance: random.Random, script: str) -> tuple[list[str],
     settings = settings_of(("analysis.", "data.", "devices."))
     if chance.random() < 0.7:  # the others are kept, compared, and not read
         settings = {key: value for key, value in settings.items() if key in read | READ_BY_ALL}
+    settings |= {key: naming.read(str(running.ANALYSIS[key])) for key in settings.keys() & running.ANALYSIS.keys()}
     labels = {"data__validation_labels": scene.place.folder / "labels.npy"}
     return scene.place.analysis(scene.run, "--only", name, **labels), settings
 
