@@ -84,9 +84,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         if getattr(arguments, name) == "":
             raise InputError(f"--{name} is empty; give a value, or leave it out.")
     arguments.ckpt = arguments.ckpt or str(REFERENCE)
+    known = dict(configs.flatten(configs.from_plain({})))  # what is none of these is refused later, with the nearest of them
     for argument in rest:
-        if argument.startswith("--config.") and not argument.startswith(CHANGEABLE):
-            key = argument.partition("=")[0]
+        key = argument.partition("=")[0]
+        if key.removeprefix("--config.") in known and not argument.startswith(CHANGEABLE):
             raise InputError(
                 f"{key} cannot be changed here: it is the checkpoint's. Only analysis, data and devices settings can."
             )
@@ -139,6 +140,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
     images, settings = stages.usable_images(open_images(arguments, config), settings)
     model = models.build(**config.model, image_channels=config.data.image_channels)
     run = opened.folder.parent.parent
+    taken = {"analysis": settings, "data": config.data, "devices": here.devices}
     context = stages.Context(
         denoiser=denoiser.bind(model, opened.params),
         untrained=lambda: denoiser.bind(model, models.init_params(model, jax.random.key(config.seed))),
@@ -154,6 +156,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         log_damage=lambda: log_damage(opened),
         circular=lambda: circular(config, opened.params),
         courses=courses(run, [Path(given) for given in arguments.beside], config),
+        taken={name: configs.plain(section) for name, section in taken.items()},
         outdir=outdir(arguments, opened),
     )
     return context, arguments

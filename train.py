@@ -36,6 +36,7 @@ FREE = (
     "train.rematerialise",
 )
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
+MOST_NOISE = 1e15  # of an evaluation; beyond, sums of its squares are no float32, and the PSNR no number
 LOST = 3  # exit code: another process, or memory of the devices
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
@@ -120,6 +121,8 @@ def check(config: Any) -> None:
     for key in positive:
         if not 0 < settings[key] < math.inf:
             raise InputError(f"{key} must be positive and finite; got {settings[key]}.")
+    if config.evaluate.sigma_max > MOST_NOISE:
+        raise InputError(f"evaluate.sigma_max must be {MOST_NOISE:g} or less; got {config.evaluate.sigma_max}.")
     stride = 2 ** (len(config.model.channels) - 1)
     if config.train.crop % stride or not 0 <= config.train.crop <= config.data.image_size:
         raise InputError(

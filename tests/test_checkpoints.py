@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import pickle
 import random
 import resource
 import shutil
@@ -614,6 +615,28 @@ def test_checkpoints_of_another_program_are_refused_and_not_touched(tmp_path):
     assert_refused("is from 'someone_else'", lambda: restore(tmp_path / "last"))
     assert_refused("is from 'someone_else'", lambda: checkpoints.Series(tmp_path / "last", keep=2))
     assert {path: path.read_bytes() for path in files_of(tmp_path)} == before
+
+
+@pytest.mark.parametrize("file", ["params/_METADATA", "params/manifest.ocdbt", "data/metadata"])
+def test_a_file_that_is_no_checkpoints_is_refused_in_a_line_where_its_checksum_fits(run, file):
+    folder = run / "best" / str(checkpoints.steps(run / "best")[-1])
+    (folder / file).write_bytes(pickle.dumps({"a": 1}))
+    write_manifest(folder)
+    with pytest.raises(InputError, match="though its checksums fit") as error:
+        checkpoints.open_checkpoint(folder, weights="params", say=lambda _: None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("step", "../../x"), ("format", None), ("config", "x")])
+def test_a_header_that_makes_no_sense_is_damage_where_its_checksum_fits(run, key, value):
+    folder = run / "best" / str(checkpoints.steps(run / "best")[-1])
+    header = folder / "config" / "metadata"
+    write_json(header, read_json(header) | {key: value})
+    write_manifest(folder)
+    said = []
+    with pytest.raises(InputError, match="holds no complete checkpoint"):
+        checkpoints.open_checkpoint(folder, say=said.append)
+    assert f"no usable {key}" in said[0]
 
 
 def test_a_newer_format_is_refused(run):

@@ -320,9 +320,11 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(tmp_path):
-    """(address, handler class, records) of tiny zips served on this machine."""
+def served(tmp_path, monkeypatch):
+    """(address, handler class, records) of tiny zips served on this machine, whose checksums count as those that TFDS knows."""
     expected = write_zips(tmp_path / "web", 8)
+    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "web").iterdir()}
+    monkeypatch.setattr(imagenet_resized, "_checksums", lambda _: checksums)
     handler = type("Handler", (Server,), {})
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *request: handler(*request, directory=str(tmp_path / "web"))
@@ -384,16 +386,15 @@ def test_a_web_page_in_place_of_a_zip_is_refused_and_not_kept(served, tmp_path):
     assert os.listdir(tmp_path / "downloads" / "imagenet_resized") == []
 
 
-def test_a_zip_with_another_checksum_than_tfds_knows_is_refused(tmp_path):
-    write_zips(tmp_path, 8)
-    path = tmp_path / "Imagenet8_val_npz.zip"
-    assert imagenet_resized._check_zip(path, hashlib.sha256(path.read_bytes()).hexdigest()) == ""
-    assert "sha256" in imagenet_resized._check_zip(path, "0" * 64)
+def test_a_whole_zip_that_is_not_the_one_that_tfds_knows_is_refused_from_any_address(served, tmp_path):
+    address, _, _ = served
+    write_zips(tmp_path / "web", 8, counts=(6, 5))
+    with pytest.raises(InputError, match=r"its sha256 is not the one that TFDS knows.*by hand"):
+        prepare_from(address, tmp_path)
+    assert os.listdir(tmp_path / "downloads" / "imagenet_resized") == []
 
 
-def test_the_stock_addresses_have_checksums():
-    builder = imagenet_resized._builder_class()
-    prefix = sys.modules["tensorflow_datasets.datasets.imagenet_resized.imagenet_resized_dataset_builder"]._URL_PREFIX
+def test_all_zips_have_checksums():
+    known = imagenet_resized._checksums(imagenet_resized._builder_class())
     for size in (8, 16, 32, 64):
-        for names in imagenet_resized.zip_names(size).values():
-            assert all(f"{prefix}/{name}" in builder.url_infos for name in names)
+        assert all(set(names) <= set(known) for names in imagenet_resized.zip_names(size).values())

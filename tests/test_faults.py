@@ -1,12 +1,13 @@
 """The fault campaign itself: it goes on whatever an attack does, tells edits by name, and notices a broken program."""
 
+import contextlib
 import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from faults import attack, children, harms, kills, naming, record, same, table
+from faults import attack, children, harms, kills, naming, people, record, same, table
 from faults.attack import Absent, Attack, Broken, Impossible, Missed
 
 CAMPAIGN = Path(__file__).parent / "faults"
@@ -44,6 +45,10 @@ def test_what_hit_nothing_is_not_among_the_survived():
         ("train.crop = 5 must be 0 or a multiple of 2", "--config.train.crop=5", True),
         ("train.crop = 7 must be 0 or a multiple of 2", "--config.train.crop=5", False),
         ("train.crops = 5 must be 0", "--config.train.crop=5", False),
+        ("train.crop = 15 must be 0 or a multiple of 2", "--config.train.crop=5", False),
+        ("analysis.sample_*: h0 must lie in (0, 1]", "--config.analysis.sample_h0=5", True),
+        ("analysis.sample_*: h0 must lie in (0, 1]", "--config.analysis.samples=5", False),
+        ("--config.train.crop cannot be changed here: it is the checkpoint's", "--config.train.crop=5", True),
         ("--config.train.cro is no setting; did you mean train.crop?", "--config.train.cro=5", True),
         ("--config.train.crop is no setting", "--config.train.cro=5", False),
         ("train.epochs must be positive and finite; got inf.", "--config.train.epochs=1e999", True),
@@ -55,6 +60,36 @@ def test_what_hit_nothing_is_not_among_the_survived():
 )
 def test_a_line_names_an_edit_by_its_whole_name_and_its_value(line, argument, names):
     assert naming.names(line, argument) == names
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [
+        ("train.crop = 5 must be 0 or a multiple of 2", True),
+        ("model.padding 'x' is unknown. Known: zero, circular.", True),
+        ("data.name = 5 is wrong, and so is train.start_from", False),
+        ("something went wrong", False),
+    ],
+)
+def test_a_line_with_a_reason_has_a_rule_or_a_remedy(line, has):
+    assert naming.has_reason(line) == has
+
+
+@pytest.mark.parametrize(
+    ("argument", "told", "held"),
+    [
+        ("--config.analysis.clusters=(3, 4)", "", True),
+        ("--config.analysis.clusters=(3, 4, 9)", "", False),
+        ("--config.analysis.clusters=(3, 4, 9)", "too few images (24) for 9 clusters: left out", True),
+        ("--config.analysis.clusters=(3, 9)", "too few images (24) for 9 clusters: left out", False),
+        ("--config.analysis.draws=2", "", True),
+        ("--config.analysis.draws=3", "", False),
+    ],
+)
+def test_a_setting_that_is_not_what_was_typed_is_a_broken_promise(argument, told, held):
+    recorded = {"analysis": {"clusters": [3, 4], "draws": 2, "sigma": 100.0}}
+    with contextlib.nullcontext() if held else pytest.raises(Broken, match="was given as"):
+        people.require_as_typed(recorded, [argument], told)
 
 
 def test_an_exchange_keeps_to_files_of_the_same_ending_and_leaves_the_log_alone(tmp_path):

@@ -65,8 +65,19 @@ def arrays(outdir: Path) -> dict[str, bytes]:
 
 
 def numbers(outdir: Path) -> dict:
-    summary = json.loads((outdir / "summary.json").read_text())
-    return {stage: values for stage, values in summary.items() if stage not in ("facts", "claims", "left_out")}
+    return {stage: values for stage, values in summary(outdir).items() if stage not in ("facts", "settings", "claims", "left_out")}
+
+
+def summary(outdir: Path) -> dict:
+    return json.loads((outdir / "summary.json").read_text())
+
+
+def test_the_summary_holds_all_settings_as_they_were_taken(analysed):
+    run, _ = analysed
+    taken = summary(run / "analysis")["settings"]
+    assert set(taken) == {"analysis", "data", "devices"}
+    assert (taken["analysis"]["draws"], taken["analysis"]["clusters"]) == (2, [3, 4])  # as in `running.ANALYSIS`
+    assert taken["data"]["validation_labels"].endswith("labels.npy")
 
 
 def test_every_stage_runs_and_leaves_report_numbers_and_figures(analysed):

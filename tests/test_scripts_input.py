@@ -87,6 +87,7 @@ CASES = {
     "depth in a list": changed("model.mid_depth", "(1, 2)", model__mid_depth="(1,2)"),
     "depth without end": changed("model.mid_depth", "1,000", model__mid_depth=10**12),
     "channels without end": changed("model.channels", "65,536", model__channels="(4,1000000000)"),
+    "noise beyond float32": changed("evaluate.sigma_max must be 1e+15 or less; got 1e+30", evaluate__sigma_max=1e30),
     "levels without end": changed("evaluate.levels", "1,000", evaluate__levels=10**14),
     "crops without end": changed("data.train_crops", "10,000,000", data__source="photographs", data__train_crops=10**12),
     "devices without end": changed("devices.cpu_devices", "256", devices__cpu_devices=10**7),
@@ -148,6 +149,12 @@ CASES = {
     "unknown stage to redo": analyze("--ckpt", "{run}", "--redo", "all", says=("--redo", "'all'", "denoising")),
     "no stage to redo": analyze("--ckpt", "{run}", "--redo=", says=("--redo", "''", "denoising")),
     "setting of the checkpoint": analyze("--ckpt", "{run}", "--config.model.norm=instance", says=("model.norm",)),
+    "misspelt section": analyze(
+        "--ckpt", "{run}", "--config.anblysis.sigma=7", says=("--config.anblysis.sigma is no setting", "analysis.sigma")
+    ),
+    "no level for the probe": analyze(
+        "--ckpt", "{run}", "--config.analysis.probe_sigmas=()", says=("analysis.probe_sigmas needs one or more of analysis.sigmas",)
+    ),
     "level not in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigma=7", says=("analysis.sigma = 7",)),
     "word in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigmas=(0.0,'x')", says=("analysis.sigmas",)),
     "fewer images than clusters": analyze("--ckpt", "{run}", says=("100 clusters", "24 images", "fewer")),

@@ -227,7 +227,7 @@ def restore(series: Path | str, *, like: PyTree, step: int | None = None, say: S
     trees = _read_arrays(folder, [name for name in ("params", "averaged", "train") if (folder / name).is_dir()])
     train = _in_structure(like, trees["train"], folder)
     header = _header(folder)
-    data = _read_values(folder, "data")
+    data = _read_data(folder)
     return Restored(header["step"], trees["params"], trees.get("averaged"), train, data, header["config"])
 
 
@@ -253,7 +253,7 @@ def open_checkpoint(path: Path | str, step: int | None = None, weights: str | No
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), _read_arrays(folder, [weights])[weights])
     if bad := [name for name, leaf in _leaves(params).items() if not np.isfinite(leaf).all()]:
         raise InputError(f"{folder} holds parameters that are no numbers: {bad[0]} has NaN or infinity; give another checkpoint.")
-    data = _read_values(folder, "data") if (folder / "data").is_dir() else {}
+    data = _read_data(folder) if (folder / "data").is_dir() else {}
     return Opened(header["config"], params, header["step"], weights, folder, fingerprint(folder), data)
 
 
@@ -396,6 +396,9 @@ def _damage(folder: Path) -> str | None:
     if header.get("program") != PROGRAM:
         author = repr(header["program"]) if "program" in header else "another program"
         raise InputError(f"{folder} is from {author}; only checkpoints of {PROGRAM} open here: give a run of train.py.")
+    kinds = {"step": int, "format": int, "config": dict}
+    if bad := [key for key, kind in kinds.items() if not isinstance(header.get(key), kind)]:
+        return f"{folder}: its header has no usable {bad[0]}"
     if folder.parent.name in (*SERIES, "milestones") and str(header.get("step")) != folder.name:
         return f"{folder} holds step {header.get('step')}: it has another checkpoint's name"
     if header["format"] > FORMAT:
@@ -416,10 +419,25 @@ def _read_values(folder: Path, item: str) -> Any:
     return read_json(folder / item / "metadata")  # the file in which Orbax keeps a JSON item
 
 
+@contextlib.contextmanager
+def _false_ones_named(folder: Path) -> Iterator[None]:
+    """What is raised by files that are no checkpoint's, though their checksums fit, becomes an InputError of one line."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} cannot be read, though its checksums fit ({cause}); give another checkpoint.") from error
+
+
 def _read_arrays(folder: Path, items: Iterable[str]) -> dict[str, PyTree]:
-    with _orbax(ocp.Checkpointer) as reader:
+    with _false_ones_named(folder), _orbax(ocp.Checkpointer) as reader:
         arguments = ocp.args.Composite(**{item: ocp.args.PyTreeRestore() for item in items})
         return dict(reader.restore(folder.resolve(), args=arguments).items())
+
+
+def _read_data(folder: Path) -> dict[str, Any]:
+    with _false_ones_named(folder):
+        return dict(_read_values(folder, "data"))
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def edit(settings: dict[str, Any], chance: random.Random) -> list[str]:
 
 def value_for(old: Any, chance: random.Random) -> str:
     """A value near the old one, or any at all."""
-    if isinstance(old, bool | str | tuple | list) or chance.random() < 0.6:
+    if isinstance(old, bool | str | tuple | list) or chance.random() < 0.4:
         return chance.choice(VALUES)
-    factor = chance.choice([-1, 0, 1, 0.5, 2, 1e-6, 1e6, 1e15])
+    factor = chance.choice([-1, 0, 1, 1, 0.5, 0.5, 2, 2, 1e-6, 1e6, 1e15])  # half of them near enough to run
     return repr(type(old)(old * factor))

@@ -1,13 +1,16 @@
 """Images: files and arrays that a generator spoils, read as a folder of images and as arrays of training images."""
 
 import json
+import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from faults import children, pictures
-from faults.attack import Attack, require, require_ended_well
+from faults.attack import Attack, Impossible, require, require_ended_well
 from faults.preparation import Preparation
 from faults.scene import Scene
 
@@ -15,6 +18,9 @@ FATE = "read as its pixels say, or refused by name with a reason; never anything
 COUNTED = "each file is read, or named among those left out; the message says how many"
 REFUSED = "refused with one line that names the file and what is needed"
 LABELS = ("too few", "too many", "negative", "fractions", "two columns", "huge", "words", "NaN")
+USES = ("train", "validation", "--images")
+FORM = {"image_size": pictures.SIZE, "image_channels": 1, "stride": 2}
+NOBODY = 65534  # no user of the machine
 AT_ONCE = 10  # of a kind in one attack: a fork each would take longer than reading them
 
 
@@ -30,6 +36,9 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         yield Attack("arrays of images", REFUSED, kind, lambda chance, kind=kind: one_array(scene, kind, chance))
     for kind in LABELS:
         yield Attack("labels", REFUSED, kind, lambda chance, kind=kind: labels(scene, kind, chance))
+    for use in USES:
+        yield Attack("paths that are too long", REFUSED, use, lambda chance, use=use: too_long(scene, use, chance))
+    yield Attack("image files", FATE, "no permission", lambda chance: no_permission(scene, chance))
 
 
 def one_file(scene: Scene, make, chance: random.Random) -> None:
@@ -46,7 +55,8 @@ def one_file(scene: Scene, make, chance: random.Random) -> None:
             pixels = decode_file(path, image_size=pictures.SIZE, image_channels=1).pixels
         except Unreadable as error:
             return [str(error)]
-        return ["", str(pixels.dtype), list(pixels.shape), pixels.tolist()]
+        expected = made.pixels if made.pixels is not None else pictures.plainly(path)
+        return ["", str(pixels.dtype), list(pixels.shape), expected is None or np.array_equal(pixels[..., 0], expected)]
 
     refused, *found = children.call(read)
     if not found:
@@ -55,8 +65,7 @@ def one_file(scene: Scene, make, chance: random.Random) -> None:
         return
     require(made.fate != "refused", "read")
     require(found[:2] == ["uint8", [pictures.SIZE, pictures.SIZE, 1]], f"read as {found[:2]}")
-    if made.pixels is not None:
-        require(np.array_equal(np.array(found[2])[..., 0], made.pixels), f"{path.name}: read with other pixels")
+    require(found[2], f"{path.name}: read with other pixels")
 
 
 def many_files(scene: Scene, chance: random.Random) -> None:
@@ -81,47 +90,83 @@ def many_files(scene: Scene, chance: random.Random) -> None:
     require(refused.code == 2 and "cannot be used" in refused.err, f"code {refused.code}: {refused.err[-600:]}")
 
 
-def refusal(call) -> str:
-    """What a call refuses with; "" where it does not."""
+def opened(use: str, path: Path | str, labels: Path | str = "") -> Any:
+    """The images in an array, or the refusal of it, as the scripts get them: to train, to validate, to analyse (`--images`)."""
+    from unetrep_jax import data
     from unetrep_jax.storage import InputError
 
     try:
-        call()
-    except InputError as error:
+        if use == "--images":
+            return data.open_images(str(path), **FORM)
+        return data.load(use, source="npy", **{f"{use}_path": str(path), f"{use}_labels": str(labels)}, **FORM)
+    except (InputError, OSError) as error:
         return str(error)
-    return ""
+
+
+def require_refused(found: Any, path: Path | str) -> None:
+    """In one line that names it."""
+    require(isinstance(found, str), f"not refused: {path}")
+    require(str(path) in found and len(found.splitlines()) == 1, f"not refused with its name: {found[:600]!r}")
 
 
 def one_array(scene: Scene, kind: str, chance: random.Random) -> None:
-    """As training images."""
-    from unetrep_jax import data
-
+    """In each use of arrays; what opens in spite of a byte that is another must hold what numpy reads."""
     path = scene.clear() / "images.npy"
     for _ in range(AT_ONCE):
         pictures.bad_array(kind, chance, path)
-        form = {"image_size": pictures.SIZE, "image_channels": 1, "stride": 2}
-        said = refusal(lambda: data.load("train", source="npy", train_path=str(path), **form))  # noqa: B023
-        if kind == "a damaged header" and not said:
-            continue  # blanks and the like
-        require(str(path) in said and len(said.splitlines()) == 1, f"not refused with its name: {said!r}")
+        for use in USES:
+            found = opened(use, path)
+            if kind == "a damaged header" and not isinstance(found, str):
+                expected = np.load(path).reshape(-1, pictures.SIZE, pictures.SIZE, 1)
+                require(found.images.dtype == expected.dtype == np.uint8, f"{expected.dtype} read as {found.images.dtype}")
+                require(np.array_equal(found.images, expected), "read with other pixels")
+            else:
+                require_refused(found, path)
+
+
+def too_long(scene: Scene, use: str, chance: random.Random) -> None:
+    """A path beyond what systems take, as a whole or in one name: of an array, and of a folder."""
+    for path in ("x/" * 3000 + "images.npy", "x" * 300 + ".npy", "x" * 300):
+        require_refused(opened(use, path), path)
+
+
+def no_permission(scene: Scene, chance: random.Random) -> None:
+    """A picture that the reader may not open; root may open all, and is somebody else meanwhile."""
+    readable, secret = (scene.clear() / name for name in ("readable.png", "secret.png"))
+    for path in (readable, secret):
+        path.write_bytes(pictures.good(chance).content)
+    secret.chmod(0)
+
+    def read() -> list[str]:
+        from unetrep_jax.data.image_set import Unreadable
+        from unetrep_jax.data.pixels import decode_file
+
+        said, user = [], os.geteuid()
+        os.seteuid(user or NOBODY)
+        for path in (readable, secret):
+            try:
+                decode_file(path, image_size=pictures.SIZE, image_channels=1)
+                said.append("")
+            except Unreadable as error:
+                said.append(str(error))
+        os.seteuid(user)  # who may write the answer
+        return said
+
+    said = children.call(read)
+    if said[0]:
+        raise Impossible(f"another user cannot reach the campaign's folder: {said[0]}")
+    require("permission" in said[1].lower(), f"not refused as what may not be opened: {said[1]!r}")
 
 
 def labels(scene: Scene, kind: str, chance: random.Random) -> None:
-    """Beside 64 images that nothing is wrong with."""
-    from unetrep_jax import data
-
+    """Beside 64 images that nothing is wrong with, and beside those to validate."""
     path = scene.clear() / "labels.npy"
-    whole = np.array([chance.randrange(3) for _ in range(64)])
-    spoilt = {
-        "too few": whole[:-1], "too many": np.append(whole, 0), "negative": whole - 1, "fractions": whole + 0.5,
-        "two columns": np.stack([whole, whole], 1), "huge": whole + 2**40, "words": whole.astype(str), "NaN": whole * np.nan,
-    }  # fmt: skip
-    np.save(path, spoilt[kind])
-    form = {
-        "image_size": pictures.SIZE,
-        "image_channels": 1,
-        "stride": 2,
-        "train_path": str(scene.place.folder / "train.npy"),
-    }
-    said = refusal(lambda: data.load("train", source="npy", train_labels=str(path), **form))
-    require(str(path) in said and len(said.splitlines()) == 1, f"not refused with its name: {said!r}")
+    for use in ("train", "validation"):
+        images = scene.place.folder / f"{use}.npy"
+        whole = np.arange(len(np.load(images))) % 3  # holds a 0, so that less by 1 is negative
+        spoilt = {
+            "too few": whole[:-1], "too many": np.append(whole, 0), "negative": whole - 1, "fractions": whole + 0.5,
+            "two columns": np.stack([whole, whole], 1), "huge": whole + 2**40, "words": whole.astype(str), "NaN": whole * np.nan,
+        }  # fmt: skip
+        np.save(path, spoilt[kind])
+        require_refused(opened(use, images, path), path)

@@ -1,8 +1,8 @@
-"""What a text that a person typed may mean, and whether a line names it."""
+"""What a text that a person typed may mean, and whether a line names it and says what to do."""
 
 import ast
+import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from faults.attack import said
@@ -16,13 +16,16 @@ MEANS = {
     "data.image_channels": ("data.train_path", "data.validation_path", "train.start_from"),
     "model.channels": ("model.decoder_depth", "model.encoder_depth", "data.image_size", "train.crop"),
     "analysis.sigmas": ("analysis.sigma", "analysis.robustness_sigma", "analysis.probe_sigmas"),
+    "analysis.images": ("analysis.clusters",),
+    "devices.cpu_devices": ("train.batch_size",),
 }
-# Setting -> where the facts of an analysis tell it, and how.
-TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "analysis.seed": ("seed", str),
-    "analysis.draws": ("working noise level", lambda value: f", {value} draws"),
-    "analysis.sigma": ("working noise level", lambda value: f"{value:.0f}/255"),
-}
+# A rule, a remedy, or the system's own words for why a file or an address cannot be used. Not the last part of a setting's name.
+REASON = re.compile(
+    r"(?<![\w.])(must|needs?|needed|takes?|at most|at least|below|above|between|too (many|few|large|small)|is one of|usable|only|"
+    r"(is|are) given as|no setting|did you mean|see|give|use|set|choose|lower|raise|name|leave|save|write|ask|free|repair|compare|"
+    r"expected|file name too long|no such file|not a directory|is a directory|permission denied|embedded null)\b|\bknown: ",
+    re.IGNORECASE,
+)
 
 
 def read(text: str) -> Any:
@@ -53,6 +56,21 @@ def spellings(text: str) -> set[str]:
     return {" ".join(spelling.split())[:LONG_ENOUGH] for spelling in found if spelling.strip()}
 
 
+def spelt(text: str, line: str) -> bool:
+    """Whether a line writes the value of a text, and not only a longer one that holds it."""
+    return any(spelling in line if len(spelling) == LONG_ENOUGH else said(spelling, line) for spelling in spellings(text))
+
+
+def has_reason(line: str) -> bool:
+    """Whether a line says which rule was broken, or what to do."""
+    return REASON.search(line) is not None
+
+
+def in_group(key: str, line: str) -> bool:
+    """Whether a line names a setting with others, as analysis.sample_* does."""
+    return any(key.removeprefix("analysis.").startswith(prefix) for prefix in re.findall(r"(\w+_)\*", line))
+
+
 def names(line: str, argument: str) -> bool:
     """Whether a line names an argument as it was typed: the whole name of a setting, and its value.
 
@@ -64,8 +82,8 @@ def names(line: str, argument: str) -> bool:
         name = argument.partition("=")[0]
         parts = (argument[:40], repr(argument)[:40], name, argument[:2] if argument[1:2].isalpha() else "")
         return any(said(part, line) for part in parts if part)
-    if said(f"{key} is no setting", line):
+    if any(said(f"{key} {refused}", line) for refused in ("is no setting", "cannot be changed here")):
         return True
-    if not any(said(name, line) for name in (key, *MEANS.get(key, ()))):
-        return False
-    return not text.strip() or any(spelling in line for spelling in spellings(text)) or not said(key, line)
+    if not said(key, line):
+        return in_group(key, line) or any(said(name, line) for name in MEANS.get(key, ()))
+    return not text.strip() or spelt(text, line)

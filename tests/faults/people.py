@@ -1,20 +1,32 @@
 """People: random edits of settings, names and command lines. Most run in forks, some as the commands that a person types."""
 
 import json
+import os
 import random
+import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import running
+
 from faults import children, edits, naming
-from faults.attack import Attack, require, require_no_traceback
+from faults.attack import Attack, Missed, require, require_no_traceback, told_lines
 from faults.scene import SHORT, Scene
 
 ANSWERED = "it runs with the value as typed, or is refused with one line that names it; no traceback, no other value in silence"
 ENOUGH = 60.0  # seconds after which a command that still runs counts as running, and is asked to stop
+ENOUGH_TYPED = 180.0  # the same, where it begins with imports that take long
 DIVERGED = "training diverged at"
 OF_MACHINES = ("not enough memory", "No space left")  # sizes beyond any machine's: no line can know the setting
+# Lines that may stand before a refusal: they say what was opened, and what was left out of what was typed.
+NOTES = re.compile(r"step [\d,]+, (un)?averaged parameters\.$|^analysis\.probe_sigmas: .* left out$|clusters: left out$")
+LESSENED = ("analysis.clusters", "analysis.probe_sigmas")  # settings of which such a line may leave a part out
+ELSEWHERE = ("devices.distributed", "devices.coordinator", "devices.process")  # several machines are another category
+READ_BY_ALL = {"analysis.images", "analysis.batch_size", "analysis.figure_formats", "devices.cpu_devices"}
+DEAR = ("embedding",)  # stages that take longer than all others together
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
@@ -28,88 +40,103 @@ def attacks(scene: Scene) -> Iterator[Attack]:
 
 
 def settings_of(prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Settings of the default configuration whose names begin so."""
+    """Settings of the default configuration whose names begin so, but those that join several machines."""
     import configs
 
     default = configs.flatten(configs.load(str(children.ROOT / "configs/default.py")))
-    return {key: value for key, value in default if key.startswith(prefixes)}
+    return {key: value for key, value in default if key.startswith(prefixes) and not key.startswith(ELSEWHERE)}
 
 
-def edited(scene: Scene, chance: random.Random, script: str) -> tuple[list[str], list[str]]:
-    """A short command with one to three edits, and these."""
+def edited(scene: Scene, chance: random.Random, script: str) -> tuple[list[str], dict[str, Any]]:
+    """A short command, and the settings that it may read."""
     if script == "train.py":
         scene.clear()
-        base, prefixes = scene.training(**SHORT), ("",)
-    else:
-        scene.lay_trained()
-        base = scene.place.analysis(scene.run, "--only", "architecture", "sparsity")
-        prefixes = ("analysis.", "data.", "devices.")
-    # Several machines are another category; a fork that starts thousands of threads would stop this one.
-    settings = {key: value for key, value in settings_of(prefixes).items() if not key.startswith("devices.")}
-    extra = [argument for _ in range(chance.choice([1, 1, 1, 2, 3])) for argument in edits.edit(settings, chance)]
-    return [*base, *extra], extra
+        settings = settings_of(("",))
+        if chance.random() < 0.9:  # training keeps the settings of analyses, and reads none
+            settings = {key: value for key, value in settings.items() if not key.startswith("analysis.")}
+        return scene.training(**SHORT), settings
+    from unetrep_jax.stages.running import STAGES, wanted_stages
+
+    scene.lay_trained()
+    name = chance.choice([name for name in STAGES if name not in DEAR])
+    read = {f"analysis.{key}" for one in wanted_stages([name]) for key in STAGES[one].settings}
+    settings = settings_of(("analysis.", "data.", "devices."))
+    if chance.random() < 0.7:  # the others are kept, compared, and not read
+        settings = {key: value for key, value in settings.items() if key in read | READ_BY_ALL}
+    settings |= {key: naming.read(str(running.ANALYSIS[key])) for key in settings.keys() & running.ANALYSIS.keys()}
+    labels = {"data__validation_labels": scene.place.folder / "labels.npy"}
+    return scene.place.analysis(scene.run, "--only", name, **labels), settings
+
+
+def edits_of(settings: dict[str, Any], chance: random.Random) -> list[str]:
+    """One to three edits."""
+    return [argument for _ in range(chance.choice([1, 1, 1, 2, 3])) for argument in edits.edit(settings, chance)]
 
 
 def edit(scene: Scene, chance: random.Random, script: str) -> None:
-    """One step of training or an analysis of one small stage, or a refusal."""
-    command, extra = edited(scene, chance, script)
-    judge(scene, command, extra, until_enough(scene.start(command)))
-
-
-def typed(scene: Scene, chance: random.Random) -> None:
-    """The same in a new process of its own."""
-    command, extra = edited(scene, chance, chance.choice(["train.py", "analyze.py"]))
-    process = scene.place.start(command)
-    give_up = time.monotonic() + ENOUGH
-    process.wait_until(lambda: time.monotonic() > give_up)
-    asked = process.popen.poll() is None
-    process.popen.terminate()
-    result = process.wait(ENOUGH)
-    code = 0 if asked and result.code == -signal.SIGTERM else result.code
-    judge(scene, command, extra, children.Result(code, result.out, result.err, 0.0))
-
-
-def until_enough(child: children.Child) -> children.Result:
-    """Waits for the end, or long enough to see that it runs; then it must end when it is asked to."""
+    """One step of training or an analysis of one stage, or a refusal."""
+    base, settings = edited(scene, chance, script)
+    extra = edits_of(settings, chance)
+    child = scene.start([*base, *extra])
     child.wait_until(lambda: False, patience=ENOUGH)
     asked = child.poll() is None
     child.send(signal.SIGTERM)
-    result = child.wait(ENOUGH)
-    return result._replace(code=0) if asked and result.code == -signal.SIGTERM else result
+    judge(scene, script, extra, child.wait(ENOUGH), asked)
 
 
-def judge(scene: Scene, command: list[str], extra: list[str], result: children.Result) -> None:
-    """Whether it ran as it was told, or was refused as it should be."""
+def typed(scene: Scene, chance: random.Random) -> None:
+    """The same in a new process of its own, which nothing keeps from writing elsewhere: no folder that it writes to is edited."""
+    script = chance.choice(["train.py", "analyze.py"])
+    base, settings = edited(scene, chance, script)
+    extra = edits_of({key: value for key, value in settings.items() if not key.endswith(("_dir", "_cache"))}, chance)
+    command = [sys.executable, children.ROOT / script, *base[1:], *extra]
+    process = running.Process(list(map(str, command)), os.environ, scene.arena)  # whose compiled programs forks and it share
+    give_up = time.monotonic() + ENOUGH_TYPED
+    process.wait_until(lambda: time.monotonic() > give_up)
+    asked = process.popen.poll() is None
+    process.popen.terminate()
+    judge(scene, script, extra, children.Result(*process.wait(ENOUGH), ENOUGH_TYPED), asked)
+
+
+def judge(scene: Scene, script: str, extra: list[str], result: children.Result, asked: bool) -> None:
+    """Whether it ran as it was told, or was refused as it should be; `asked` to stop, it may end so."""
     shown = f"{extra!r:.400}: code {result.code}, {result.err[-500:]!r}"
     require_no_traceback(result)
-    require(result.code in (0, 1, 2), shown)
-    if result.code == 0:
-        recorded = scene.run / ("config.json" if command[0] == "train.py" else "analysis/summary.json")
-        if recorded.exists():  # otherwise it was still at work when it was asked to stop
-            require_as_typed(json.loads(recorded.read_text()), extra, command[0])
+    require(result.code in (0, 1, 2) or (asked and result.code == -signal.SIGTERM), shown)
+    if result.code in (0, -signal.SIGTERM):
+        recorded = scene.run / ("config.json" if script == "train.py" else "analysis/summary.json")
+        if not recorded.exists():
+            require(asked, f"nothing recorded: {shown}")
+            raise Missed(f"still at work, and nothing recorded: {shown}")
+        found = json.loads(recorded.read_text())
+        require_as_typed(found if script == "train.py" else found["settings"], extra, result.err)
         return
-    last = result.err.splitlines()[-1] if result.err else ""
-    require(last.startswith(f"{command[0]}: ") and len(last) > 30, f"no line that says why: {shown}")
+    lines = [line for line in told_lines(result) if not NOTES.search(line)]
+    require(len(lines) == 1 and lines[0].startswith(f"{script}: "), f"not one line: {shown}")
+    line = lines[0].removeprefix(f"{script}: ")
+    require(naming.has_reason(line), f"neither rule nor remedy: {shown}")
     if result.code == 1:
-        require(DIVERGED in last, shown)
+        require(DIVERGED in line, shown)
         return
-    require(len(result.err.splitlines()) <= 3, f"more than a line: {shown}")
-    line = last.removeprefix(f"{command[0]}: ")
     named = any(naming.names(line, argument) for argument in extra)
     require(named or any(words in line for words in OF_MACHINES), f"names none of the edits: {shown}")
 
 
-def require_as_typed(recorded: dict[str, Any], extra: list[str], script: str) -> None:
-    """What the command recorded holds what was typed: the last of equal names counts."""
-    settings = [argument.removeprefix("--config.") for argument in extra if argument.startswith("--config.")]
-    for key, text in dict(setting.partition("=")[::2] for setting in settings).items():
-        if script == "train.py":
-            value = recorded
-            for part in key.split("."):
-                value = value[part]
-            require(value in naming.readings(text, value), f"{key} was given as {text!r:.80} and is {value!r}")
-        elif key in naming.TOLD:
-            name, form = naming.TOLD[key]
-            told = str(recorded["facts"][name])
-            expected = [form(value) for value in naming.readings(text, 0) if not isinstance(value, str)]
-            require(any(words in told for words in expected), f"{key} was given as {text!r:.80}; {name} is {told!r}")
+def effective(extra: list[str]) -> list[str]:
+    """The arguments without settings that a later one sets again."""
+    last = {argument.partition("=")[0] if argument.startswith("--config.") else argument: argument for argument in extra}
+    return list(last.values())
+
+
+def require_as_typed(recorded: dict[str, Any], extra: list[str], told: str) -> None:
+    """What the command recorded holds what was typed, but for parts that it told to have left out."""
+    settings = [argument.removeprefix("--config.") for argument in effective(extra) if argument.startswith("--config.")]
+    for key, text in (setting.partition("=")[::2] for setting in settings):
+        value = recorded
+        for part in key.split("."):
+            value = value[part]
+        readings = naming.readings(text, value)
+        if key in LESSENED and "left out" in told:
+            kept = [one for one in readings[0] if one in value] or [recorded["analysis"]["sigma"]]
+            readings.append(kept)
+        require(value in readings, f"{key} was given as {text!r:.80} and is {value!r}")

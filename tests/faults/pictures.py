@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 SIZE = 12
+PLAIN = ("L", "RGB", "CMYK", "P", "1")
 
 
 class Made(NamedTuple):
@@ -21,7 +22,7 @@ class Made(NamedTuple):
       name: of the file.
       content: its bytes.
       fate: "kept", "refused", or "either" where the damage may hit what does not matter.
-      pixels: what must be read, where that is known exactly [12 12] (grey).
+      pixels: what must be read, where that is known exactly [12 12] (grey); elsewhere Pillow is asked (`plainly`).
     """
 
     name: str
@@ -46,6 +47,23 @@ def grey(chance: random.Random) -> tuple[Image.Image, np.ndarray]:
     """A grey image of just the size that is needed, and its pixels."""
     pixels = noise(chance, SIZE, SIZE)
     return Image.fromarray(pixels), pixels
+
+
+def luma(colours: np.ndarray) -> np.ndarray:
+    """Grey of RGB, rounded as Pillow rounds it."""
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)
+
+
+def plainly(path: Path) -> np.ndarray | None:
+    """What Pillow reads in a file of just the size that is needed, and opaque; None in any other."""
+    try:
+        with Image.open(path) as image:
+            if image.size != (SIZE, SIZE) or image.has_transparency_data or image.getexif() or image.mode not in PLAIN:
+                return None
+            return np.asarray(image.convert("L"))
+    except Exception:  # of damaged files Pillow raises what it likes
+        return None
 
 
 def truncated(chance: random.Random) -> Made:
@@ -98,8 +116,11 @@ def text_bomb(chance: random.Random) -> Made:
 
 def cmyk(chance: random.Random) -> Made:
     """Four inks."""
-    image = Image.fromarray(noise(chance, 30, 30, 4), "CMYK")
-    return Made("x.jpg", encoded(image, chance.choice(["JPEG", "TIFF"])), "kept")
+    inks = noise(chance, SIZE, SIZE, 4)
+    kind, light = chance.choice(["JPEG", "TIFF"]), 255 - inks[..., 3:].astype(float)
+    colours = light - np.floor(inks[..., :3] * light / 255 + 0.5)
+    # JPEG loses some of it: what must be read is then what Pillow reads.
+    return Made("x.jpg", encoded(Image.fromarray(inks, "CMYK"), kind), "kept", luma(colours) if kind == "TIFF" else None)
 
 
 def sixteen_bits(chance: random.Random) -> Made:
@@ -117,8 +138,9 @@ def thirty_two_bits(chance: random.Random) -> Made:
 
 def palette(chance: random.Random) -> Made:
     """Few colours, by number."""
-    image = Image.fromarray(noise(chance, 20, 20, 3)).quantize(chance.choice([2, 16, 256]))
-    return Made("x.png", encoded(image, chance.choice(["PNG", "GIF"])), "kept")
+    image = Image.fromarray(noise(chance, SIZE, SIZE, 3)).quantize(chance.choice([2, 16, 256]))
+    colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)[np.asarray(image)]
+    return Made("x.png", encoded(image, chance.choice(["PNG", "GIF"])), "kept", luma(colours))
 
 
 def animated(chance: random.Random) -> Made:
@@ -129,13 +151,13 @@ def animated(chance: random.Random) -> Made:
 
 
 def rotated(chance: random.Random) -> Made:
-    """What EXIF says about up and down is obeyed."""
-    image, pixels = grey(chance)
-    orientation = chance.choice([1, 3, 6, 8])
+    """What EXIF says about up and down, left and right is obeyed."""
+    image, stored = grey(chance)
+    turned = [stored, np.rot90(stored, 2), np.rot90(stored, 3), np.rot90(stored)]  # orientations 1, 3, 6, 8
+    shown = dict(zip((1, 3, 6, 8), turned, strict=True)) | {2: stored[:, ::-1], 4: stored[::-1], 5: stored.T, 7: turned[1].T}
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
-    return Made("x.png", encoded(image, "PNG", exif=exif), "kept", np.rot90(pixels, turns))
+    exif[0x0112] = orientation = chance.choice(sorted(shown))
+    return Made("x.png", encoded(image, "PNG", exif=exif), "kept", shown[orientation])
 
 
 def transparent(chance: random.Random) -> Made:
@@ -147,8 +169,8 @@ def transparent(chance: random.Random) -> Made:
 
 def flipped(chance: random.Random) -> Made:
     """Any byte of a good file is another."""
-    kind = chance.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-    content = bytearray(encoded(Image.fromarray(noise(chance, 40, 40, 3)), kind))
+    kind, side = chance.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), chance.choice([SIZE, 40])
+    content = bytearray(encoded(Image.fromarray(noise(chance, side, side, 3)), kind))
     for _ in range(chance.choice([1, 1, 5, 50])):
         content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
     return Made(f"x.{kind.lower()}", bytes(content), "either")

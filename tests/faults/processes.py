@@ -1,6 +1,7 @@
 """Loss of a process: one of two that make a run is killed or stands still; the other ends, and the run goes on with one or two."""
 
 import random
+import re
 import signal
 import subprocess
 import time
@@ -13,10 +14,11 @@ from faults.attack import Attack, Broken, Missed, require, require_ended_well, r
 from faults.numbers import CLOSE, require_close
 from faults.scene import Scene
 
-LOST = "the other ends within a minute and says that a process was lost; the run goes on, on one or two processes"
+LOST = "the other ends within a minute and says that a process was lost; the run goes on to equal losses, on one or two processes"
 MINUTE = 60.0
 MESSAGES = ("another process of this run was lost", "another task died")  # ours, and that of JAX's own service
 ENDLESS = {"log__every": 1, "evaluate__every": 10**9, "checkpoint__every": 5, "train__epochs": 100_000}
+COMPARED = {"keys": ("loss", "gradient_norm"), "steps": 2 * running.PER_EPOCH}  # no evaluation at these steps
 
 # Which process is lost, and right before which operation on a file.
 MOMENTS = {
@@ -43,13 +45,16 @@ def attacks(scene: Scene) -> Iterator[Attack]:
 
 
 def lose(scene: Scene, lost: int, number: int, chance: random.Random) -> None:
-    """After a random step."""
+    """After a random step: there is a checkpoint to go on from, and steps that are compared come after it."""
     scene.clear()
     processes = running.start_two(scene.place, scene.run, **ENDLESS)
-    log, lines = scene.run / "metrics.jsonl", chance.randint(6, 60)
+    log, lines = scene.run / "metrics.jsonl", chance.randint(6, 12)
+
+    def is_time() -> bool:
+        return is_saved(scene) and log.read_bytes().count(b"\n") >= lines
 
     def lose_it() -> None:
-        processes[0].wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= lines)
+        processes[0].wait_until(is_time)
         if any(process.popen.poll() is not None for process in processes):
             raise Missed("a process had ended")
         processes[lost].popen.send_signal(number)
@@ -108,19 +113,30 @@ def in_two(scene: Scene, changed: dict[str, object]) -> list[running.Result]:
     return [process.wait() for process in running.start_two(scene.place, scene.run, learn=True, **changed)]
 
 
+def is_saved(scene: Scene) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return any((scene.run / "last").glob("[0-9]*/manifest.json"))
+
+
 def go_on(scene: Scene, lines: int, alone: bool) -> None:
     """To a little beyond the step where the process was lost."""
-    saved = any((scene.run / "last").glob("[0-9]*/manifest.json"))
+    saved = is_saved(scene)
     changed = ENDLESS | {"train__epochs": lines // running.PER_EPOCH + 2}
     results = [scene.do(scene.training(devices__cpu_devices=2, **changed))] if alone else in_two(scene, changed)
     for result in results:
         require_ended_well(result)
-    require(not saved or f"resumed {scene.run} at step" in results[0].out, f"begun anew: {results[0].out[:300]}")
-    steps = [line["step"] for line in running.log_lines(scene.run)]
+    resumed = re.search(rf"resumed {re.escape(str(scene.run))} at step ([\d,]+)", results[0].out)
+    require(not saved or resumed is not None, f"begun anew: {results[0].out[:300]}")
+    if resumed and int(resumed[1].replace(",", "")) >= COMPARED["steps"]:
+        raise Missed(f"{resumed[0]}: no step that is compared comes after it")
+    log = running.log_lines(scene.run)
+    steps = [line["step"] for line in log]
     require(
         steps == sorted(steps) and len(set(steps)) >= changed["train__epochs"] * running.PER_EPOCH,
         "steps are missing in the log",
     )
+    undisturbed = scene.trained(**ENDLESS | {"train__epochs": 2}).folder / "run"  # asked for last, as it is made in the arena
+    require_close(log, running.log_lines(undisturbed), **COMPARED)
 
 
 def same_numbers(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -9,33 +10,25 @@ import os
 import random
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from faults import children, markup, same
-from faults.attack import Absent, Attack, Missed, about, require, require_ended_well, require_no_traceback
+from faults import children, markup, same, strangers
+from faults.attack import Absent, Attack, Missed, about, require, require_ended_well
 from faults.scene import Scene
+from faults.strangers import Planted, require_not_run
 
 NEVER_RUN = "the planted object is never unpickled"
 REMADE = "the planted object is never unpickled; what holds it is made again, bit for bit, and named where it has a checksum"
 NO_CODE = "no module of the program unpickles, or runs text that it read"
 ESCAPED = "in no page a name becomes markup, and none is a path"
-VERIFIED = "what does not pass its check is removed and refused, and never gets its name"
+VERIFIED = "what is not the file that it should be is removed and refused, and never gets its name"
+BELIEVED = "nothing in one is run; no name in it is a path; decoded images alone go where its configuration says"
+REPLIES = ("as it was", "another zip", "cut", "nothing", "a page")
 DANGEROUS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
-
-
-class Planted:
-    """Would make a file, were it ever unpickled."""
-
-    def __init__(self, path: Path):
-        """`path` tells afterwards."""
-        self.path = path
-
-    def __reduce__(self):
-        """What unpickling would call."""
-        return open, (str(self.path), "w")
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
@@ -54,8 +47,12 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         yield Attack("names of a data set's classes", ESCAPED, f"set {number}", act)
     for path in markup.RUNS:
         yield Attack("names of runs", ESCAPED, path, lambda chance, path=path: markup.run_name(scene, path))
-    for number in range(scene.many(2, 20)):
-        yield Attack("downloads", VERIFIED, f"reply {number}", lambda chance: download(scene, chance))
+    for reply in REPLIES:
+        yield Attack("downloads", VERIFIED, reply, lambda chance, reply=reply: download(scene, reply, chance))
+    for name in strangers.CASES:
+        for number in range(scene.many(3, 20) if name == strangers.OBJECT else 1):
+            act = lambda chance, name=name: strangers.checkpoint(scene, name, chance)  # noqa: E731
+            yield Attack("checkpoints of strangers", BELIEVED, f"{name} {number}", act)
 
 
 def no_code(scene: Scene) -> None:
@@ -74,13 +71,6 @@ def no_code(scene: Scene) -> None:
                 and getattr(node.value, "value", None) is not False
             )
             require(not allows, f"{path.name} allows pickles")
-
-
-def require_not_run(scene: Scene, result: children.Result) -> None:
-    """The sign that an object was unpickled is not there."""
-    require(not (scene.folder / "executed").exists(), "the planted object was unpickled")
-    require(result.code in (0, 2), f"code {result.code}: {result.err[-600:]}")
-    require_no_traceback(result)
 
 
 def given(scene: Scene, what: str) -> None:
@@ -149,37 +139,60 @@ def fit_checksums(target: Path) -> bool:
     return bool(records)
 
 
-def download(scene: Scene, chance: random.Random) -> None:
-    """A server on this machine sends other bytes than were promised."""
-    from unetrep_jax.data.download import download as fetch
-    from unetrep_jax.storage import InputError, sha256
-
+def download(scene: Scene, reply: str, chance: random.Random) -> None:
+    """A server on this machine, whose files' checksums count as those that TFDS knows, sends these or others."""
     scene.clear()
-    served, right = children.fresh(scene.folder / "served"), chance.randbytes(50_000)
-    wrong = bytearray(right)
-    wrong[chance.randrange(len(wrong))] ^= 1
-    sent = chance.choice([bytes(wrong), right[:-1], b"", b"<html>login</html>"])
-    (served / "x.zip").write_bytes(right)
-    expected = sha256(served / "x.zip")
-    (served / "x.zip").write_bytes(sent)
+    served = children.fresh(scene.folder / "served")
+    names = [write_zip(served, split, chance) for split in ("train", "validation")]
+    checksums = {name: hashlib.sha256((served / name).read_bytes()).hexdigest() for name in names}
+    wrong = served / chance.choice(names)
+    right = wrong.read_bytes()
+    if reply == "another zip":
+        write_zip(served, "train" if "train" in wrong.name else "validation", chance)
+    else:
+        wrong.write_bytes({"as it was": right, "cut": right[:-1], "nothing": b"", "a page": b"<html>login</html>"}[reply])
 
-    def check(path: Path) -> str:
-        return "" if sha256(path) == expected else "another checksum"
+    def prepare(address: str) -> str:
+        from unetrep_jax.data import imagenet_resized
+        from unetrep_jax.storage import InputError
+
+        imagenet_resized._checksums = lambda _: checksums
+        try:
+            imagenet_resized.prepare("imagenet_resized/8x8", data_dir=str(scene.arena), url_prefix=address)
+        except InputError as error:
+            return str(error)
+        return ""
 
     handler = functools.partial(QuietHandler, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            fetch(f"http://127.0.0.1:{server.server_port}/x.zip", scene.arena / "x.zip", remedy="-", check=check)
-            refused = ""
-        except InputError as error:
-            refused = str(error)
+            refused = children.call(lambda: prepare(f"http://127.0.0.1:{server.server_port}"))
         finally:
             server.shutdown()
             thread.join()
-    require("cannot be used" in refused, f"not refused: {refused}")
-    require(not any(scene.arena.iterdir()), f"left: {[path.name for path in scene.arena.iterdir()]}")
+    prepared = [path.name for path in scene.arena.rglob("*array_record*")]
+    if reply == "as it was":
+        require(not refused and prepared, f"refused: {refused}")
+        return
+    require("cannot be used" in refused and wrong.name in refused, f"not refused: {refused}")
+    require(not prepared, f"prepared: {prepared}")
+    left = {path.name for path in (scene.arena / "downloads" / "imagenet_resized").iterdir()} - (set(names) - {wrong.name})
+    require(not left, f"left: {left}")
+
+
+def write_zip(folder: Path, split: str, chance: random.Random) -> str:
+    """A zip with two images, in the form of imagenet_resized/8x8; returns its name."""
+    from unetrep_jax.data import imagenet_resized
+
+    [name] = imagenet_resized.zip_names(8)[split]
+    content = io.BytesIO()
+    pixels = np.frombuffer(chance.randbytes(2 * 192), np.uint8).reshape(2, 192)
+    np.savez(content, data=pixels, labels=np.array([1, 2]), mean=np.zeros(3))
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        archive.writestr(f"{split}_data_batch_1.npz", content.getvalue())
+    return name
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

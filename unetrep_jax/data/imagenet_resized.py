@@ -64,7 +64,7 @@ def prepare(name: str, *, data_dir: str, zip_dir: str = "", url_prefix: str = ""
     with one_line_when_full(root, "data.data_dir"), lock(root / f".imagenet_resized_{size}.lock"):
         builder = _builder_class()(config=f"{size}x{size}", data_dir=str(root))
         if not builder.data_path.exists():
-            zips = _zips(size, root, zip_dir, url_prefix, builder.url_infos)
+            zips = _zips(size, root, zip_dir, url_prefix, _checksums(builder))
             _require_space([path for paths in zips.values() for path in paths], root)
             _remove_unfinished(Path(builder.data_path))
             _run(builder, zips)
@@ -116,9 +116,12 @@ def _members(paths: Sequence[Path]) -> Iterator[tuple[str, io.BytesIO]]:
             raise InputError(f"{path} is damaged ({error}): get it again from {BY_HAND}.") from error
 
 
-def _zips(
-    size: int, root: Path, zip_dir: str, url_prefix: str, known: Mapping[str, Any] | None
-) -> dict[str, list[Path]]:
+def _checksums(builder: Any) -> dict[str, str]:
+    """The sha256 of each zip by its name. TFDS knows them for the stock addresses; another one must send the same files."""
+    return {url.rpartition("/")[2]: info.checksum for url, info in builder.url_infos.items()}
+
+
+def _zips(size: int, root: Path, zip_dir: str, url_prefix: str, checksums: Mapping[str, str]) -> dict[str, list[Path]]:
     names = zip_names(size)
     if zip_dir:
         folder = Path(zip_dir).expanduser()
@@ -126,26 +129,25 @@ def _zips(
         if missing:
             raise InputError(f"data.zip_dir={zip_dir!r} lacks {', '.join(missing)}: put it there, from {BY_HAND}.")
         return {split: [folder / name for name in part] for split, part in names.items()}
-    return {split: [_fetch(name, root, url_prefix, known or {}) for name in part] for split, part in names.items()}
+    return {split: [_fetch(name, root, url_prefix, checksums) for name in part] for split, part in names.items()}
 
 
-def _fetch(name: str, root: Path, url_prefix: str, known: Mapping[str, Any]) -> Path:
-    """Downloads one zip unless it is there, and compares it with the checksum that TFDS knows for its address."""
+def _fetch(name: str, root: Path, url_prefix: str, checksums: Mapping[str, str]) -> Path:
+    """Downloads one zip unless it is there, and compares it with its checksum."""
     from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder as stock
 
     path = root / "downloads" / "imagenet_resized" / name
     url = f"{url_prefix or stock._URL_PREFIX}/{name}"
     remedy = f"Download {name} by hand from {BY_HAND} and name its folder by data.zip_dir."
-    checksum = known[url].checksum if url in known else None
-    download(url, path, remedy=remedy, check=lambda file: _check_zip(file, checksum))
+    download(url, path, remedy=remedy, check=lambda file: _check_zip(file, checksums[name]))
     return path
 
 
-def _check_zip(path: Path, checksum: str | None) -> str:
+def _check_zip(path: Path, checksum: str) -> str:
     """What is wrong with a downloaded file, or ""."""
     if not zipfile.is_zipfile(path):
         return "it is not a zip (a web page?)"
-    return "" if checksum in (None, _sha256(path)) else "its sha256 is not the one that TFDS knows"
+    return "" if checksum == _sha256(path) else "its sha256 is not the one that TFDS knows"
 
 
 def _sha256(path: Path) -> str:

@@ -51,6 +51,8 @@ def usable_settings(settings: Any) -> Any:
     embedding.check_embedding(settings)
     sampled.check_samples(settings)
     reconstructing.check_reconstructions(settings)
+    if not settings.probe_sigmas:
+        raise InputError(f"analysis.probe_sigmas needs one or more of analysis.sigmas {sigmas}; got ().")
     known = tuple(sigma for sigma in settings.probe_sigmas if sigma in sigmas)
     if unknown := set(settings.probe_sigmas) - set(known):
         names = ", ".join(f"{sigma:g}" for sigma in sorted(unknown))

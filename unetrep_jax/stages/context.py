@@ -51,6 +51,7 @@ class Context(NamedTuple):
       circular: opens the same weights with circular padding; None where there is no such twin.
       log_damage: what is wrong with the training log, as far as is known; "" where nothing is.
       courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
+      taken: section -> its settings as they were taken, for `summary.json`.
       made: the stages whose files are up to date, of those that the running one uses.
     """
 
@@ -66,6 +67,7 @@ class Context(NamedTuple):
     circular: Callable[[], Denoiser | None] = lambda: None
     log_damage: Callable[[], str] = lambda: ""
     courses: Mapping[str, tuple[Milestone, ...]] = MappingProxyType({})
+    taken: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     made: frozenset[str] = frozenset()
 
     @property

@@ -45,7 +45,7 @@ def write_report(context: Context, made: Mapping[str, Made], left_out: Mapping[s
       made: the stages that are up to date, by name.
       left_out: stage -> why it could not be made.
     """
-    summary: dict[str, Any] = {"facts": context.facts, "left_out": dict(left_out), "claims": []}
+    summary: dict[str, Any] = {"facts": context.facts, "settings": dict(context.taken), "left_out": dict(left_out), "claims": []}
     sections = [section_training(context)]
     for name in (name for name in SECTIONS if name in made):
         summary[name] = storage.read_json(context.outdir / name / "summary.json")

@@ -350,6 +350,7 @@ def analyse(
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
         circular=lambda: circular,
+        taken={"analysis": dict(settings)},
     )
     if left_out := run_and_report(context, only, []):
         raise InputError(in_one_line(left_out))
