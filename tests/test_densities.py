@@ -297,6 +297,7 @@ def test_the_interval_of_the_slope_covers_it_as_often_as_it_says():
 
 
 def test_pairs_are_spread_evenly_over_log_distance_and_share_no_image_where_there_are_enough():
+    random = np.random.default_rng(0)
     candidates = np.unique(np.sort(random.integers(0, 400, (5000, 2)), axis=1), axis=0)
     candidates = candidates[candidates[:, 0] < candidates[:, 1]]
     squares = np.exp(random.normal(0, 1, len(candidates)))  # most near 1, few at the ends

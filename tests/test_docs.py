@@ -83,7 +83,7 @@ def test_every_stage_accepts_a_denoiser_that_is_a_formula(tmp_path):
         jax.config.update("jax_disable_most_optimizations", False)
     found = storage.read_json(tmp_path / "summary.json")
     assert not found["left_out"]
-    assert set(found) - {"facts", "claims", "left_out"} == set(stages.STAGES) - {
+    assert set(found) - {"facts", "settings", "claims", "left_out"} == set(stages.STAGES) - {
         "representations",
         "untrained",
         "explorer",
