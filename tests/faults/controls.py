@@ -51,7 +51,7 @@ def flipped_cache(scene: Scene, chance: Chance) -> None:
 
 def flipped_milestones(scene: Scene, chance: Chance) -> None:
     """A byte of a checkpoint changes."""
-    damage.damage_milestones(scene, harms.flip, chance)
+    damage.damage_milestones(scene, harms.flip, chance, every=True)
 
 
 def killed_training(scene: Scene, chance: Chance) -> None:

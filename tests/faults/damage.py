@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from faults import children, halves, programs, same
@@ -36,7 +37,8 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     yield Attack("a run's files, analysed", ANALYSED, "another digit in metrics.jsonl", act)
     for harm in HARMS:
         name = f"{harm.__name__} files of milestones"
-        yield Attack("milestones", NAMED, name, lambda chance, harm=harm: damage_milestones(scene, harm, chance))
+        act = partial(damage_milestones, scene, harm, every=scene.long)
+        yield Attack("milestones", NAMED, name, act)
     yield from one_by_one(scene, "an analysis's files", REMADE, analysis_files, damage_analysis, 12, 400)
     yield from one_by_one(scene, "a cache of decoded images", REMADE, cache_files, damage_cache, 8, 25)
     for what, act in (("an analysis", halves.damage_half_analysis), ("decoded images", halves.damage_half_cache)):
@@ -149,12 +151,12 @@ def damage_analysed_run(scene: Scene, path: Path, harm: Harm, chance: random.Ran
         require(named(result, path) and "damaged" in result.err + result.out, what)
 
 
-def damage_milestones(scene: Scene, harm: Harm, chance: random.Random) -> None:
-    """Milestones are opened by an analysis: each file is damaged and mended again, in one process."""
+def damage_milestones(scene: Scene, harm: Harm, chance: random.Random, *, every: bool) -> None:
+    """Milestones are opened by an analysis: every file, or some, is damaged and mended again, in one process."""
     scene.lay_trained()
     folder = scene.run / "milestones"
     chosen = [path for path in files_of(folder) if (folder / path).stat().st_size]
-    if not scene.long:
+    if not every:
         chosen = chance.sample(chosen, min(8, len(chosen)))
 
     def opened_damaged() -> dict[str, list[str]]:
