@@ -36,7 +36,9 @@ FREE = (
     "train.rematerialise",
 )
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
-MOST_NOISE = 1e15  # of an evaluation; beyond, sums of its squares are no float32, and the PSNR no number
+# Of an evaluation. Below, noise is lost in float32's rounding of the intensities; beyond, sums of its squares are no float32: either
+# way the PSNR is no number.
+LEAST_NOISE, MOST_NOISE = 1e-6, 1e15
 LOST = 3  # exit code: another process, or memory of the devices
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")
 
@@ -121,6 +123,8 @@ def check(config: Any) -> None:
     for key in positive:
         if not 0 < settings[key] < math.inf:
             raise InputError(f"{key} must be positive and finite; got {settings[key]}.")
+    if config.evaluate.sigma_min < LEAST_NOISE:
+        raise InputError(f"evaluate.sigma_min must be {LEAST_NOISE:g} or more; got {config.evaluate.sigma_min}.")
     if config.evaluate.sigma_max > MOST_NOISE:
         raise InputError(f"evaluate.sigma_max must be {MOST_NOISE:g} or less; got {config.evaluate.sigma_max}.")
     stride = 2 ** (len(config.model.channels) - 1)

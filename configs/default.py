@@ -83,8 +83,8 @@ def get_config() -> ConfigDict:
             "images": 200,  # validation images, spread evenly over the set
             "batch_size": 100,  # images at once
             "levels": 10,  # noise levels, log-spaced
-            "sigma_min": 0.01,  # intensity units
-            "sigma_max": 1.0,  # intensity units
+            "sigma_min": 0.01,  # intensity units, from 1e-6
+            "sigma_max": 1.0,  # intensity units, to 1e15
         }
     )
 

@@ -54,6 +54,7 @@ def test_what_hit_nothing_is_not_among_the_survived():
         ("train.epochs must be positive and finite; got inf.", "--config.train.epochs=1e999", True),
         ("argument '--fresh=1' is unknown", "--fresh=1", True),
         ("something is wrong with an argument", "--fresh=1", False),
+        ("--config.train.crop has no value; write --config.train.crop=value", "--config.train.crop", True),
         ("stage '' is unknown", "--redo=", False),
         ("data.train_path='a.npy' does not exist", "--config.data.source=folder", True),
     ],

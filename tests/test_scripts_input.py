@@ -88,6 +88,7 @@ CASES = {
     "depth without end": changed("model.mid_depth", "1,000", model__mid_depth=10**12),
     "channels without end": changed("model.channels", "65,536", model__channels="(4,1000000000)"),
     "noise beyond float32": changed("evaluate.sigma_max must be 1e+15 or less; got 1e+30", evaluate__sigma_max=1e30),
+    "noise lost in rounding": changed("evaluate.sigma_min must be 1e-06 or more; got 1e-07", evaluate__sigma_min=1e-7),
     "levels without end": changed("evaluate.levels", "1,000", evaluate__levels=10**14),
     "crops without end": changed("data.train_crops", "10,000,000", data__source="photographs", data__train_crops=10**12),
     "devices without end": changed("devices.cpu_devices", "256", devices__cpu_devices=10**7),

@@ -77,11 +77,11 @@ def names(line: str, argument: str) -> bool:
     A wrong value's name may be that of a setting whose meaning it changed (`MEANS`); of a misspelt name the value does not matter.
     """
     key, equals, text = argument.removeprefix("--config.").partition("=")
-    line = line.replace("--config.", "")
     if not argument.startswith("--config.") or not equals:
         name = argument.partition("=")[0]
         parts = (argument[:40], repr(argument)[:40], name, argument[:2] if argument[1:2].isalpha() else "")
         return any(said(part, line) for part in parts if part)
+    line = line.replace("--config.", "")
     if any(said(f"{key} {refused}", line) for refused in ("is no setting", "cannot be changed here")):
         return True
     if not said(key, line):

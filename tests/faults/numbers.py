@@ -40,7 +40,8 @@ EDGES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
     "bfloat16, overflowing": ({"model__dtype": "bfloat16", "noise__sigma_max": 1e38}, (1,)),
     "evaluated at 0": ({"evaluate__sigma_min": 0.0}, (2,)),
     "clipped to almost 0": ({"train__clip_norm": 1e-38}, (0,)),
-    "evaluated at 1e-30": ({"evaluate__sigma_min": 1e-30}, (0,)),
+    "evaluated at 1e-30": ({"evaluate__sigma_min": 1e-30}, (2,)),
+    "evaluated at 1e-6": ({"evaluate__sigma_min": 1e-6}, (0,)),
     "evaluated at 1e30": ({"evaluate__sigma_max": 1e30}, (2,)),
 }
 
