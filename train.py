@@ -36,8 +36,8 @@ FREE = (
     "train.rematerialise",
 )
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
-# Of an evaluation. Below, noise is lost in float32's rounding of the intensities; beyond, sums of its squares are no float32: either
-# way the PSNR is no number.
+# Of an evaluation. Below, noise is lost in float32's rounding of the intensities; beyond, sums of its squares are no float32:
+# either way the PSNR is no number.
 LEAST_NOISE, MOST_NOISE = 1e-6, 1e15
 LOST = 3  # exit code: another process, or memory of the devices
 RUN_FILES = ("config.json", "metrics.jsonl", "tensorboard", "last", "best", "milestones")

@@ -61,7 +61,7 @@ def class_names(scene: Scene, chance: random.Random) -> None:
         fresh = denoiser.bind(model, models.init_params(model, jax.random.key(0)))
         images = np.load(scene.place.folder / "validation.npy")
         labels = np.arange(len(images), dtype=np.int32) % len(chosen)
-        found = data.ImageSet(images, labels, chosen, {"source": MARKUP[2], "from": MARKUP[1]}, "named", None)
+        found = data.ImageSet(images, labels, chosen, {"source": MARKUP[2], "from": MARKUP[1]}, "named")
         trained = denoiser.bind(model, opened.params)
         only = ["clusters", "explorer"]
         outdir = scene.run / "analysis"
