@@ -20,13 +20,14 @@ MESSAGES = ("another process of this run was lost", "another task died")  # ours
 ENDLESS = {"log__every": 1, "evaluate__every": 10**9, "checkpoint__every": 5, "train__epochs": 100_000}
 COMPARED = {"keys": ("loss", "gradient_norm"), "steps": 2 * running.PER_EPOCH}  # no evaluation at these steps
 
+READS = ("open", r"last/8/_CHECKPOINT_METADATA$")  # the processes have found each other by then
 # Which process is lost, and right before which operation on a file.
 MOMENTS = {
     "of the first, as it opens the log": (0, ("open", r"run/metrics\.jsonl$")),
     "of the first, as it makes a checkpoint": (0, ("os.mkdir", r"last/\.10\.writing")),
     "of the first, as a checkpoint gets its name": (0, ("os.rename", r"last/10$")),
     "of the second, as it opens the images": (1, ("open", r"train\.npy$")),
-    "of the second, as it reads the checkpoints": (1, ("os.scandir", r"run/last$")),
+    "of the second, as it reads the checkpoint": (1, READS),
 }
 
 
@@ -64,14 +65,17 @@ def lose(scene: Scene, lost: int, number: int, chance: random.Random) -> None:
 
 
 def lose_at(scene: Scene, lost: int, moment: tuple[str, str], how: str, chance: random.Random) -> None:
-    """Right before an operation on a file."""
+    """Right before an operation on a file, in a run that goes on where there is a checkpoint to read."""
     scene.clear()
+    if moment == READS:
+        for result in in_two(scene, ENDLESS | {"train__epochs": 1}):
+            require_ended_well(result)
     at = [(), ()]
     at[lost] = (running.Moment(getattr(signal, how), *moment),)
     processes = running.start_two(scene.place, scene.run, moments=at, **ENDLESS)
 
     def wait_for_it() -> None:
-        give_up = time.monotonic() + running.PATIENCE
+        give_up = time.monotonic() + 2 * MINUTE  # of a start
         while not has_stopped(processes[lost].popen.pid):
             if time.monotonic() > give_up or processes[1 - lost].popen.poll() is not None:
                 raise Missed("the moment never came")
