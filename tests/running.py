@@ -263,14 +263,18 @@ def limited(what: str, kibibytes: int) -> list[str]:
     return ["bash", "-c", f'ulimit {what} {kibibytes}; exec "$@"', "bash"]
 
 
+def free_address() -> str:
+    """Of this machine, with a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def start_two(
     place: Place, run: Path, flags: Sequence[str] = (), moments: Sequence = ((), ()), learn: bool = False, **changed: object
 ) -> list[Process]:
     """Starts two processes that make one run, of one device each; the other arguments are as those of `Place.start`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": address}
+    changed |= {"devices__cpu_devices": 1, "devices__distributed": True, "devices__coordinator": free_address()}
     changed |= {"devices__processes": 2}
     commands = [[*place.training(run, **changed, devices__process=i), *flags] for i in range(2)]
     return [place.start(command, at, learn=learn) for command, at in zip(commands, moments, strict=True)]

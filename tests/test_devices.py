@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import chex
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import running
 
 from unetrep_jax import devices
 from unetrep_jax.storage import InputError
@@ -150,3 +153,15 @@ def test_errors_of_the_devices_are_explained_and_others_are_not(monkeypatch, tex
     explained = devices.explain(jax.errors.JaxRuntimeError(text))
     assert said in explained and bool(explained) == bool(said)
     assert devices.explain(RuntimeError(text)) == ""
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_the_others_never_join_ends_with_one_line(process):
+    program = (
+        "from unetrep_jax import devices; devices.SECONDS_TO_MEET = 1; devices.start(cpu_devices=1, distributed=True, "
+        f"coordinator='{running.free_address()}', processes=2, process={process})"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=running.ROOT, timeout=100)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "did not find each other (not all were there after 1 seconds); check devices.coordinator" in ended.stderr

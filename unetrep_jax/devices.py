@@ -11,6 +11,8 @@ import mmap
 import os
 import re
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from unetrep_jax import programs
 from unetrep_jax.storage import InputError
 
 AXIS = "devices"
+SECONDS_TO_MEET = 300  # in which all processes of a run must have been started
 SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as lost
 # What errors say when another process of the run is gone: their kind, or who could not reach it.
 LOSS = re.compile(r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|[Gg]loo|[Cc]onnection|coordination service", re.ASCII)
@@ -76,14 +79,29 @@ def start(
     known = (
         {"coordinator_address": coordinator, "num_processes": processes, "process_id": process} if coordinator else {}
     )
+    alone = threading.Timer(SECONDS_TO_MEET, _give_up)  # before JAX does, which aborts with a page of addresses
+    alone.start()
     try:
-        jax.distributed.initialize(**known, heartbeat_timeout_seconds=SECONDS_OF_SILENCE)
+        waits = {"initialization_timeout": 2 * SECONDS_TO_MEET, "heartbeat_timeout_seconds": SECONDS_OF_SILENCE}
+        jax.distributed.initialize(**known, **waits)
     except (ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"devices.distributed: the processes did not find each other ({first}); check devices.coordinator, "
-            "devices.processes and devices.process, or leave devices.distributed off on a single machine."
-        ) from error
+        raise InputError(_did_not_meet(str(error).strip().splitlines()[0])) from error
+    finally:
+        alone.cancel()
+
+
+def _did_not_meet(why: str) -> str:
+    return (
+        f"devices.distributed: the processes did not find each other ({why}); check devices.coordinator, "
+        "devices.processes and devices.process, or leave devices.distributed off on a single machine."
+    )
+
+
+def _give_up() -> None:
+    """Ends the process, whose main thread waits inside JAX for the others."""
+    words = _did_not_meet(f"not all were there after {SECONDS_TO_MEET:g} seconds")
+    print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _has_only_cpus() -> bool:
