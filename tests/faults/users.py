@@ -11,23 +11,22 @@ import time
 
 import running
 
-from faults import children, same
+from faults import children, programs, same
 from faults.attack import Chance, Missed, require
 from faults.scene import Scene
 
 SAME = "killed or not, the same command ends with bit for bit the same"
 KILLS = {"train.py": (0, 1), "analyze.py": (1,)}  # how often it is killed, in the attacks on it
 OURS = ("UNETREP_ONEDNN", "XLA_FLAGS", "JAX_")  # how variables begin that the campaign sets for its own processes
-KEPT_IN = {"devices__compilation_cache": "programs"}
 
 
 def start(scene: Scene, script: str) -> running.Process:
     """One of the two, in the arena."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {"JAX_PLATFORMS": "cpu"}
     if script == "train.py":
-        command = scene.training(**KEPT_IN)
+        command = scene.training(**programs.KEPT_IN)
     else:
-        command = scene.place.analysis(scene.run, "--only", "samples", "clusters", **KEPT_IN)
+        command = scene.place.analysis(scene.run, "--only", "samples", "clusters", **programs.KEPT_IN)
     return running.Process([sys.executable, str(children.ROOT / command[0]), *map(str, command[1:])], environment, scene.arena)
 
 
