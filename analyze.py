@@ -39,7 +39,7 @@ from unetrep_jax import endings, storage
 from unetrep_jax.storage import InputError
 
 CHANGEABLE = ("--config.analysis.", "--config.data.", "--config.devices.")
-REFERENCE = Path(__file__).resolve().parent / "pretrained" / "photo16"  # what is analysed when nothing is named
+REFERENCE = Path(__file__).resolve().parent / "pretrained" / "photo24"  # what is analysed when nothing is named
 STAGES = re.findall(r"^  (\w+)  ", __doc__, re.MULTILINE)  # known before anything slow is imported
 
 

@@ -21,6 +21,7 @@ from unetrep_jax.storage import InputError
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 IMAGES, CHANNELS = 300, 20  # more than one piece of each kind
+DULL = 11  # an image that excites no channel above its mean
 PATIENCE = 60  # seconds until a view counts as not opening
 
 needs_browser = pytest.mark.skipif(
@@ -69,7 +70,7 @@ def collection():
         fires=explorer.Fires(
             "the specialised channels",
             np.tile(np.arange(5), (IMAGES, 1)),
-            rng.normal(size=(IMAGES, 5)),
+            np.where(np.arange(IMAGES)[:, None] == DULL, -1, np.linspace(1.5, -0.3, 5)),
             rng.random((IMAGES, 5, 4, 4)),
         ),
         neighbours={space: rng.integers(0, IMAGES, (IMAGES, 6)) for space in ("cosine of phi", "pixels")},
@@ -259,7 +260,9 @@ def test_an_image_shows_its_nearest_ones_its_cluster_its_label_and_its_channels(
     assert f"#cluster/6/{found.clusterings[0].assignment[i]}" in links and f"#images?label={found.labels[i]}" in links
     assert f"{found.image_numbers['participation ratio of phi'][i]:.3}"[:4] in opened.text()
     assert f"photographs/{i}<img" in opened.text()
-    assert opened.links(".card > a") == [f"#channel/{c}" for c in found.fires.channels[i]]
+    assert opened.links(".card > a") == [f"#channel/{c}" for c in found.fires.channels[i, :4]]  # the last one lies below its mean
+    opened.go(f"#image/{DULL}")
+    assert opened.links(".card > a") == [] and "None of the specialised channels lies above its mean" in opened.text()
 
 
 @needs_browser

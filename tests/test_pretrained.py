@@ -48,5 +48,5 @@ def test_analyze_opens_the_reference_model_and_where_its_images_are_not_the_bund
     assert done.returncode == 0, done.stderr
     assert "will not be those of docs/results.md" in done.stderr
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {"architecture.png", "architecture.pdf"}
-    assert "photo16" in (tmp_path / "out" / "report.html").read_text()
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["architecture"]["phi"] == 128
+    assert "photo24" in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["architecture"]["phi"] == 192

@@ -178,7 +178,6 @@ def describe_network(context: Context, network: str, images: Integer[np.ndarray,
         means = block_means(context, curves, plain, centred)
         blocks[block] = {name: estimate_of(means[name]) for name in PRINTED}
         blocks[block]["scatter"] = scatter_bound(context, means["variance"][0])
-        blocks[block]["shared"] = shared_length(plain.squares[:, reference], centred.squares[:, reference])
         blocks[block]["undefined"] = int((plain.squares <= 0).sum())
         for name, by_block in stabilities.items():
             by_block[block] = means[name]
@@ -209,12 +208,7 @@ def turn_differences(
     }
 
 
-def shared_length(plain: np.ndarray, centred: np.ndarray) -> float | None:
-    """The part of the images' squared lengths that their common mean has: 1 - centred squares / plain squares."""
-    return float(1 - centred.mean() / plain.mean()) if plain.mean() > 0 else None
-
-
-PRINTED = ("direction", "centred_direction", "scaling", "centred_scaling", "length", "variance")
+PRINTED = ("direction", "centred_direction", "scaling", "centred_scaling", "length", "variance", "shared")
 
 
 def image_curves(plain: Products, variance: np.ndarray, reference: int) -> dict[str, np.ndarray]:
@@ -233,14 +227,16 @@ def block_means(
     noise, a single image's cosine would be too large wherever draws scatter along phi and not across, which is not known. So it
     is a lower bound, and `scatter_bound` says how low. Centred, images near the mean have hardly a length, and their cosines are
     mostly noise: there products, freed of it, are averaged over images before they are divided. Scaling likewise: each image's own
-    factor, from the estimates; centred, one factor for all images.
+    factor, from the estimates; centred, one factor for all images. Shared is the part of the images' squared lengths at s0 that
+    their common mean has: 1 - centred squares / plain squares.
     """
     reference, compared = reference_level(context), compared_levels(context)
-    parts = (*curves.values(), plain.change, plain.along, centred.with_reference, centred.squares)
+    parts = (*curves.values(), plain.change, plain.along, centred.with_reference, centred.squares, plain.squares)
     means = measures.bootstrap_means(np.concatenate(parts, axis=1), seed=context.settings.seed)
-    direction, length, variance, *change, with_reference, squares = np.split(means, len(parts), axis=1)
+    direction, length, variance, *change, with_reference, squares, lengths = np.split(means, len(parts), axis=1)
     with np.errstate(invalid="ignore"):
         cosines = with_reference / np.sqrt(squares * squares[:, [reference]])
+        shared = 1 - squares[:, reference] / lengths[:, reference]
     return {
         "direction": mean_over(direction, compared),
         "cosine": direction,
@@ -250,6 +246,7 @@ def block_means(
         "centred_scaling": share_along(measures.level_changes(with_reference, squares, reference), compared),
         "length": length,
         "variance": variance,
+        "shared": shared,
     }
 
 

@@ -103,7 +103,7 @@ def direction_table(context: Context, summary: dict) -> report.Table:
             cells += [estimate_text(turn(of["direction"]), None), number(of["scatter"], None)]
             cells += [estimate_text(turn(of["centred_direction"]), 3)]
         source = f"output of {inputs[block]}" if block in inputs else "the image"
-        rows.append((block, source, *cells, *(number(of["shared"], 3) for of in (trained, untrained))))
+        rows.append((block, source, *cells, *(estimate_text(of["shared"], 4) for of in (trained, untrained))))
     return report.Table(
         f"Turn of each block's output: 1 - cosine to s0 = {summary['reference_times_255']:g}/255, mean over the levels "
         f"{levels} (in 1/255), with 95 % bootstrap intervals over {summary['trained']['images']:,} images (trained) and "

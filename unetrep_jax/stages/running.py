@@ -66,7 +66,7 @@ STAGES = {
         BOTH,
         robustness.run_robustness,
         robustness_section.section_robustness,
-        version=3,
+        version=4,
     ),
     "samples": Stage(
         (

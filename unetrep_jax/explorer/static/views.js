@@ -179,10 +179,12 @@ async function firing(i, fires, images) {
   const { count: most, map: shape, what } = overview.fires;
   const row = i % overview.imagesPerPiece;
   const size = shape[0] * shape[1];
-  const channels = Array.from({ length: most }, (_, k) => fires.channels[row * most + k]);
+  const excited = Array.from({ length: most }, (_, k) => row * most + k).filter((at) => fires.deviations[at] > 0);
+  if (!excited.length) return h("p", {}, `None of ${what} lies above its mean for this image.`);
+  const channels = excited.map((at) => fires.channels[at]);
   const tops = overview.top ? await explorer.all(...channels.map((c) => `top-${Math.floor(c / overview.channelsPerPiece)}`)) : [];
   const cards = channels.map((c, k) => {
-    const at = row * most + k;
+    const at = excited[k];
     const map = { values: fires.maps.subarray(at * size, (at + 1) * size), largest: fires.largest[at] > 0 ? 255 : 0, shape };
     const top = tops[k] && explorer.row(tops[k].index, c % overview.channelsPerPiece);
     return h(
@@ -195,7 +197,7 @@ async function firing(i, fires, images) {
   });
   return shown(
     h("div", { class: "cards" }, cards),
-    `Of ${what}, those in which this image lies most deviations above the mean. Light where the channel fires, dark where it does not, each on its own scale` +
+    `Of ${what}, at most ${most}, those in which this image lies most deviations above the mean. Light where the channel fires, dark where it does not, each on its own scale` +
       `${overview.top ? "; below, the channel's own top images" : ""}.`,
   );
 }
