@@ -136,6 +136,7 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
     opened = checkpoints.open_checkpoint(arguments.ckpt, arguments.step, arguments.weights, say=print)
     config = configs.from_plain(opened.config)
     configs.override(config, rest)
+    config.model.dtype = "float32"  # see checkpoints.load_denoiser
     settings = stages.usable_settings(config.analysis)
     images, settings = stages.usable_images(open_images(arguments, config), settings)
     model = models.build(**config.model, image_channels=config.data.image_channels)

@@ -34,7 +34,9 @@ FREE = (
     "data.validation_path",
     "evaluate.every",
     "train.rematerialise",
+    "train.minutes",
 )
+BEGAN = time.monotonic()  # when the command was given
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
 # Of an evaluation. Below, noise is lost in float32's rounding of the intensities; beyond, sums of its squares are no float32:
 # either way the PSNR is no number.
@@ -110,8 +112,8 @@ def check(config: Any) -> None:
         "devices.cpu_devices",
     )
     settings = dict(configs.flatten(config))
-    for key in ("train.warmup_steps", "train.clip_norm"):
-        if settings[key] < 0:
+    for key in ("train.warmup_steps", "train.clip_norm", "train.minutes"):
+        if not settings[key] >= 0:
             raise InputError(f"{key} must be 0 or more; got {settings[key]}.")
     if config.evaluate.levels > MOST_LEVELS:
         raise InputError(f"evaluate.levels must be {MOST_LEVELS:,} or less; got {config.evaluate.levels}.")
@@ -301,6 +303,7 @@ def make_step(run: Run, optimizer: Any) -> Any:
         weight=settings.weight,
         ema_decay=settings.ema_decay,
         crop=settings.crop,
+        flip=settings.flip,
         axis=devices.AXIS,
     )
     return devices.parallel_step(step)
@@ -524,6 +527,8 @@ def train(run: Run) -> str:
                 loop.evaluate()
             if loop.step in milestones:
                 loop.keep()
+            if config.train.minutes and time.monotonic() - BEGAN > 60 * config.train.minutes:
+                loop.stop.request("train.minutes")
             reason = loop.stop.at(loop.step)
             if loop.step % config.checkpoint.every == 0 or final or reason:
                 # What `last` remembers of the best so far must be on disk before it.

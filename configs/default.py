@@ -65,7 +65,9 @@ def get_config() -> ConfigDict:
             "epochs": 1000.0,  # passes over the training images
             "start_from": "",  # run or checkpoint whose parameters to start from; empty = random ones
             "batch_size": 512,  # images, over all devices
+            "minutes": 0.0,  # since the command was given; then it saves and stops, and the same command goes on; 0 = no limit
             "crop": 0,  # pixels; side of a random square of each image to train on; 0 = whole images
+            "flip": False,  # show each image mirrored (left and right exchanged) half of the times
             "learning_rate": 1e-3,
             "schedule": "halving",  # halving | constant | cosine
             "halve_every": 100.0,  # epochs; halving only

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import running
 from faults import checkpoint_content
-from running import MILESTONES, STEPS, Moment
+from running import MILESTONES, PER_EPOCH, STEPS, Moment
 
 import train
 from unetrep_jax import checkpoints
@@ -67,6 +67,28 @@ def test_a_run_killed_over_and_over_equals_the_uninterrupted_run_bit_for_bit(pla
     assert {when: result.code for when, result in zip(MOMENTS, killed, strict=True)} == dict.fromkeys(MOMENTS, -KILL)
     assert last.code == 0, last.err
     assert_same_run(run, expected)
+
+
+def test_a_run_stopped_by_its_time_limit_goes_on_to_the_same_end(place, tmp_path):
+    expected, run = place.finished_run, tmp_path / "run"
+    stopped = place.run_fork(place.training(run, train__minutes=1e-9))
+    assert (stopped.code, checkpoints.steps(run / "last")) == (0, [1]), stopped.err
+    assert "stopped by train.minutes at step 1, saved" in stopped.out
+    assert place.run_fork(place.training(run)).code == 0
+    assert_same_run(run, expected)
+
+
+def test_a_run_may_begin_with_the_parameters_of_another_as_they_were_exported(place, tmp_path):
+    checkpoints.export(place.finished_run / "last", tmp_path / "half", dtype="bfloat16", say=str)
+    still = {"train__learning_rate": 1e-30, "train__ema_decay": 0.0, "train__epochs": 1 / PER_EPOCH}
+    run = tmp_path / "run"
+    result = place.run_fork(place.training(run, train__start_from=tmp_path / "half", model__dtype="bfloat16", **still))
+    assert (result.code, checkpoints.steps(run / "last")) == (0, [1]), result.err  # its own first step
+    began, went_on = (checkpoints.open_checkpoint(path, say=str).params for path in (tmp_path / "half", run))
+    jax.tree.map(np.testing.assert_array_equal, began, went_on)
+    activations = checkpoints.load_denoiser(run, say=str).activations
+    shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, 12, 12, 1), np.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}  # trained in bfloat16, not looked at in it
 
 
 def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place, copy):

@@ -155,6 +155,26 @@ def test_random_crops_are_parts_of_their_image_at_all_positions():
     assert counts.sum() == 400 and counts.min() > 20
 
 
+def test_random_flips_exchange_left_and_right_of_half_of_the_images_and_nothing_else():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    seen = np.asarray(training.random_flips(noise.image_keys(jax.random.key(0), jnp.arange(400)), np.repeat(image[None], 400, 0)))
+    mirrored = (seen == image[:, ::-1]).all((1, 2, 3))
+    assert (mirrored | (seen == image).all((1, 2, 3))).all() and 160 < mirrored.sum() < 240
+
+
+def test_a_step_with_flips_sees_mirror_images_under_the_same_noise(images):
+    def after(shown, flip):
+        step = training.train_step(Scale, optax.sgd(0.0), LEVELS, seed=0, batch_size=8, flip=flip)
+        start = training.init_state({"a": jnp.float32(0.5)}, optax.sgd(0.0))
+        return float(jax.jit(step)(start, (shown, INDEX))[1].loss)
+
+    symmetric = np.concatenate([images, images[:, :, ::-1]], axis=2)
+    assert after(symmetric, True) == after(symmetric, False)
+    keys = noise.image_keys(jax.random.fold_in(jax.random.key(0), 0), INDEX)
+    mirrored = np.asarray(training.random_flips(keys, images))
+    assert after(images, True) == after(mirrored, False) != after(images, False)
+
+
 def test_one_step_on_two_devices_equals_one_step_on_one(network, images):
     model, params = network
     optimizer = optax.sgd(1e-3)

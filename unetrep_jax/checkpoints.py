@@ -270,9 +270,13 @@ def read_config(folder: Path | str) -> dict[str, Any]:
 def load_denoiser(
     path: Path | str, step: int | None = None, weights: str | None = None, say: Say = tell
 ) -> denoiser.Denoiser:
-    """Opens a trained denoiser; the checkpoint tells its architecture. Arguments and errors as `open_checkpoint`."""
+    """Opens a trained denoiser; the checkpoint tells its architecture. Arguments and errors as `open_checkpoint`.
+
+    It computes in float32 however it was trained: phi may vary over images by less than bfloat16 tells apart.
+    """
     opened = open_checkpoint(path, step, weights, say)
-    model = models.build(**opened.config["model"], image_channels=opened.config["data"]["image_channels"])
+    settings = {**opened.config["model"], "dtype": "float32"}
+    model = models.build(**settings, image_channels=opened.config["data"]["image_channels"])
     return denoiser.bind(model, jax.tree.map(jnp.asarray, opened.params))
 
 

@@ -275,10 +275,14 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGINT, self._note)
 
-    def _note(self, number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and jax.process_count() > 1:
+    def request(self, reason: str) -> None:
+        """Asks to stop, as a signal would; several processes then give SIGTERM as the reason."""
+        if jax.process_count() > 1 and not self.reason:
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX's service notices, on all processes
-        self.reason = signal.Signals(number).name
+        self.reason = reason
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.request(signal.Signals(number).name)
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def at(self, step: int) -> str:

@@ -109,6 +109,16 @@ def random_crops(keys: Key[Array, " b"], images: Array | np.ndarray, side: int) 
     return jax.vmap(crop)(keys, images)
 
 
+def random_flips(keys: Key[Array, " b"], images: Array | np.ndarray) -> Array:
+    """Each image [h w c] or, as likely, its mirror image: left and right exchanged."""
+
+    def flip(key, image):
+        mirrored = jax.random.bernoulli(jax.random.fold_in(key, 3))  # not `split`, and not 2: the same key draws noise and crop
+        return jnp.where(mirrored, image[:, ::-1], image)
+
+    return jax.vmap(flip)(keys, jnp.asarray(images))
+
+
 def train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
@@ -119,6 +129,7 @@ def train_step(
     weight: str = "one",
     ema_decay: float = 0.0,
     crop: int = 0,
+    flip: bool = False,
     axis: str | None = None,
 ) -> Callable[[TrainState, tuple[Array, Array]], tuple[TrainState, Metrics]]:
     """The pure training step: (state, (images, index)) -> (state, metrics).
@@ -132,6 +143,7 @@ def train_step(
       weight: a key of `WEIGHTS`; inverse_sigma is bounded at sigma = 0.001.
       ema_decay: 0 keeps no average; else averaged <- d averaged + (1 - d) params, d = min(ema_decay, (1 + t) / (10 + t)).
       crop: side in pixels of a random square of each image to train on; 0 trains on whole images.
+      flip: exchange left and right of each image half of the times.
       axis: name of the mapped device axis to sum gradients over; None on one device.
     """
     if weight not in WEIGHTS:
@@ -146,7 +158,8 @@ def train_step(
     def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
         images, index = batch
         keys = noise.image_keys(jax.random.fold_in(jax.random.key(seed), state.step), index)
-        clean = noise.to_unit(random_crops(keys, images, crop) if crop else images)
+        images = random_crops(keys, images, crop) if crop else images
+        clean = noise.to_unit(random_flips(keys, images) if flip else images)
         noisy, sigma = draw_noise(keys, clean, levels)
 
         def loss(params):
