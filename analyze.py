@@ -203,7 +203,13 @@ def course(run: Path, analysed: Any) -> dict[str, Any]:
     # A run that began with another's parameters does not tell how many images those had seen.
     start = config.train.start_from
     name, first = (f"{run.name}, from another's end on", ()) if start else (run.name, (before_training(config),))
-    return {name: (*first, *(milestone(folder, config) for folder in kept))}
+    return {f"{name} ({description(config)})": (*first, *(milestone(folder, config) for folder in kept))}
+
+
+def description(config: Any) -> str:
+    """What makes two trainings unequal: width, noise levels, and what counts as an image."""
+    side = config.train.crop or config.data.image_size
+    return f"{config.model.channels[0]} to {config.model.channels[-1]} channels, {config.noise.distribution}, {side}x{side}"
 
 
 def milestone(folder: Path, config: Any) -> Any:

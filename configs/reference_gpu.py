@@ -1,13 +1,13 @@
-"""The published network (13.1 million parameters) on one GPU, on the reference model's photographs, in stretches of nine minutes.
+"""The published network (13.1 million parameters) on one GPU, on the reference model's photographs, in stretches of minutes.
 
-    timeout -s INT 540 python train.py --config configs/reference_gpu.py --config.data.data_dir=DATA --workdir runs/full64-1
-    python -m unetrep_jax.checkpoints runs/full64-1 full64-1 --dtype bfloat16     # 26 MB
-    tar c full64-1 | split -b 15M - full64-1.tar.                                 # in pieces, where only small files travel
+    DATA=folder OUT=folder bash configs/reference_gpu.sh 1
+    DATA=folder OUT=folder START=full64-1 bash configs/reference_gpu.sh 2
 
-Each further stretch begins with the last one's parameters (--config.train.start_from=full64-1, another --workdir), with fresh
-moments and a warm-up; the last one with --config.train.schedule=cosine and as many --config.train.epochs as fit. SIGINT saves.
-Nobody has run it on a GPU yet: batch size and learning rate are starting points, to be compared in pairs before the first stretch.
-Cost: 8.2 GFLOP an image forward, three times that with gradients. No flips, as in the paper.
+Each further stretch begins with the last one's parameters (26 MB as bfloat16), with fresh moments, a warm-up, and a seed of its
+own; the last one with --config.train.schedule=cosine and as many --config.train.epochs as fit. To be compared in pairs before the
+first one, with MINUTES=2 and a number each: --config.train.batch_size=128, 256, 512, 1024, --config.train.learning_rate=5e-4,
+1e-3, 2e-3, and --config.train.flip=True (the paper used no flips). Nobody has run it on a GPU yet: batch size and learning rate
+below are starting points. Cost: 8.2 GFLOP an image forward, three times that with gradients.
 """
 
 from configs import reference

@@ -1,9 +1,14 @@
 """train.py stopped, killed, started again, started with other settings: what it does, and what is left on disk."""
 
+import io
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import jax
@@ -78,17 +83,26 @@ def test_a_run_stopped_by_its_time_limit_goes_on_to_the_same_end(place, tmp_path
     assert_same_run(run, expected)
 
 
-def test_a_run_may_begin_with_the_parameters_of_another_as_they_were_exported(place, tmp_path):
-    checkpoints.export(place.finished_run / "last", tmp_path / "half", dtype="bfloat16", say=str)
-    still = {"train__learning_rate": 1e-30, "train__ema_decay": 0.0, "train__epochs": 1 / PER_EPOCH}
-    run = tmp_path / "run"
-    result = place.run_fork(place.training(run, train__start_from=tmp_path / "half", model__dtype="bfloat16", **still))
-    assert (result.code, checkpoints.steps(run / "last")) == (0, [1]), result.err  # its own first step
-    began, went_on = (checkpoints.open_checkpoint(path, say=str).params for path in (tmp_path / "half", run))
-    jax.tree.map(np.testing.assert_array_equal, began, went_on)
-    activations = checkpoints.load_denoiser(run, say=str).activations
-    shapes = jax.eval_shape(activations, jax.ShapeDtypeStruct((1, 12, 12, 1), np.float32))
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}  # trained in bfloat16, not looked at in it
+def test_a_stretch_on_a_gpu_goes_on_from_exported_parameters_and_leaves_its_own_in_pieces(place, tmp_path):
+    checkpoints.export(place.finished_run / "last", tmp_path / "before", dtype="bfloat16", say=str)
+    still = {"train.learning_rate": 1e-30, "train.ema_decay": 0.0, "train.epochs": 1 / PER_EPOCH, "train.schedule": "cosine"}
+    small = {"analysis.spectrum_images": 16, "analysis.memory_images": 8, "model.dtype": "bfloat16"}
+    settings = running.as_flags(place.settings | running.ANALYSIS | small | still)
+    paths = {"DATA": tmp_path, "OUT": tmp_path / "out", "RUNS": tmp_path / "runs", "START": tmp_path / "before"}
+    environment = place.environment(learn=True) | {name: str(path) for name, path in paths.items()}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", str(running.ROOT / "configs" / "reference_gpu.sh"), "2", *settings]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| network, blind |" in done.stdout
+    pieces = sorted((tmp_path / "out").glob("full64-2.tar.*"))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))) as whole:
+        whole.extractall(tmp_path, filter="data")
+    began, after = (checkpoints.open_checkpoint(tmp_path / name, say=str) for name in ("before", "full64-2"))
+    assert (began.step, after.step, after.config["seed"]) == (STEPS, 1, 2)
+    jax.tree.map(np.testing.assert_array_equal, began.params, after.params)
+    shapes = jax.eval_shape(checkpoints.load_denoiser(tmp_path / "full64-2", say=str).activations, np.zeros((1, 12, 12, 1), "f"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype("f")}  # trained in bfloat16, not looked at in it
 
 
 def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place, copy):

@@ -47,7 +47,7 @@ def test_a_milestones_numbers_are_those_of_the_other_stages(make_context):  # no
         assert row["participation_ratio"][block] == pytest.approx(quartiles, rel=1e-4)
     levels = read["denoising"]["sigma_times_255"]
     expected = [read["denoising"]["psnr_db"]["network"][levels.index(sigma)] for sigma in (10, 25, 50, 100)]
-    assert row["psnr_db"] == pytest.approx(expected, rel=1e-4)
+    assert row["psnr_db"][:4] == pytest.approx(expected, rel=1e-4)
     averages = np.load(context.outdir / "representations" / "mean.npy")
     phi = representation.layout(context.denoiser, (8, 8, 3)).of(averages, "mid")
     centred = phi - phi.mean(0)
@@ -147,7 +147,7 @@ def small_run(tmp_path_factory):
 def test_a_runs_course_begins_before_its_training_and_goes_on_in_order(small_run):
     folder, config = small_run
     ((name, milestones),) = analyze.courses(folder, [], config).items()
-    assert name == "small" and [each.images for each in milestones] == [0, 16, 32]
+    assert name == "small (2 to 4 channels, inv_sqrt, 64x64)" and [each.images for each in milestones] == [0, 16, 32]
     assert len({each.identity for each in milestones}) == 3
     images = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
     phi = [np.asarray(each.open().represent(images)) for each in milestones]
@@ -169,7 +169,7 @@ def test_runs_that_cannot_stand_beside_each_other_are_refused(small_run, tmp_pat
     with pytest.raises(InputError, match=r"is the run that is analysed"):
         analyze.courses(folder, [folder / ".." / "small"], config)
     copy = shutil.copytree(folder, tmp_path / "small")
-    with pytest.raises(InputError, match=r"another run is called 'small' too"):
+    with pytest.raises(InputError, match=r"another run is called 'small \(2 to 4 channels, inv_sqrt, 64x64\)' too"):
         analyze.courses(folder, [copy], config)
     config.data.image_channels = 1
     with pytest.raises(InputError, match=r"takes images of 3 channels .* those analysed have 1 and 64"):
@@ -199,4 +199,4 @@ def test_a_run_from_anothers_end_has_no_beginning(small_run, tmp_path):
     checkpoints.keep_parameters(tmp_path / "on" / "milestones", 4, params=params, config=configs.plain(config))
     config.train.start_from = ""
     ((name, milestones),) = analyze.courses(tmp_path / "on", [], config).items()
-    assert name == "on, from another's end on" and [each.images for each in milestones] == [32]
+    assert name == "on, from another's end on (2 to 4 channels, inv_sqrt, 64x64)" and [each.images for each in milestones] == [32]

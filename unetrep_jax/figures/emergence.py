@@ -50,7 +50,7 @@ def emergence(panels: Sequence[Panel], *, one_legend: bool = False) -> Figure:
     if one_legend:
         pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid)
         named = {name: handle for pair in pairs for handle, name in pair}
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=3)
+        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=2)
     return figure
 
 

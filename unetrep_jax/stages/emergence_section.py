@@ -106,6 +106,12 @@ def own_panels(summary: dict, rows: Rows) -> list[drawing.Panel]:
     return panels + label_panels(summary, {"phi": rows})
 
 
+def separation_over_gaussian(row: Mapping) -> float | None:
+    """Median separation of clusters of phi, over that of as many in its Gaussian, which has none."""
+    of_phi, of_gaussian = row["separation"]["median"], row["separation_of_gaussian"]["median"]
+    return of_phi / of_gaussian if of_phi and of_gaussian else None
+
+
 def label_panels(summary: dict, runs: Mapping[str, Rows]) -> list[drawing.Panel]:
     """What phi has to do with labels; nothing where images have none."""
     if not summary["pixels"]:
@@ -138,7 +144,7 @@ def panels_of_runs(summary: dict) -> list[drawing.Panel]:
     of_phi = {
         "participation ratio of phi": lambda row: middle(row["participation_ratio"]["mid"]),
         "stability of phi (cosine)": lambda row: interval(row["stability"]["mid"]),
-        "separation of clusters": lambda row: middle(row["separation"]),
+        "separation, over a Gaussian's": lambda row: separation_over_gaussian(row),
     }
     panels += [
         drawing.Panel(label, {name: line(rows, value) for name, rows in runs.items()})

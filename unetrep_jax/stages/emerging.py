@@ -8,13 +8,14 @@ import numpy as np
 from unetrep_jax import clusters, devices, measures, neighbours, representation, storage, training
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages.context import Arrays, Context, Milestone, reference_level, spread, write_stage
-from unetrep_jax.stages.denoising import PUBLISHED_SIGMAS
 from unetrep_jax.stages.neighbouring import common_part, why_no_labels
 from unetrep_jax.stages.remembered import remember
 from unetrep_jax.stages.wording import estimate_of, quartiles_of
 from unetrep_jax.storage import InputError
 
-VERSION = 1  # of what is kept of a milestone: raised when its numbers change their meaning or their names
+# Intensity units: the published levels, and one above them, where noise levels drawn uniformly spend most of the training.
+SIGMAS = np.array([10, 25, 50, 100, 200], np.float32) / 255
+VERSION = 2  # of what is kept of a milestone: raised when its numbers change their meaning or their names
 
 
 def milestones_of(context: Context) -> list[str]:
@@ -41,7 +42,7 @@ def run_emergence(context: Context, folder: Path, key: str) -> None:
         "compared_with_times_255": settings.sigmas[reference_level(context)],
         "draws": settings.draws,
         "clusters": count,
-        "psnr_sigma_times_255": [round(255 * float(s), 3) for s in PUBLISHED_SIGMAS],
+        "psnr_sigma_times_255": [round(255 * float(s), 3) for s in SIGMAS],
         "runs": {},
     }
     total = len(chosen) * sum(map(len, courses.values()))
@@ -62,7 +63,7 @@ def kept(context: Context, name: str, chosen: np.ndarray, count: int, make: Call
     """What is made once of these images with these settings, whatever other milestones there are."""
     settings = context.settings
     what = [f"emergence {VERSION}", name, context.images.fingerprint, len(chosen), settings.sigma, settings.draws, settings.seed]
-    what += [PUBLISHED_SIGMAS.tolist(), settings.sigmas[reference_level(context)], count, settings.cluster_runs]
+    what += [SIGMAS.tolist(), settings.sigmas[reference_level(context)], count, settings.cluster_runs]
     what += [settings.neighbours]
     key = storage.fingerprint(*what)
     return remember(context.outdir / "emergence_kept", key, key, make)
@@ -110,13 +111,13 @@ def of_denoiser(
 def swept(
     context: Context, denoiser: Denoiser, chosen: np.ndarray, sigmas: np.ndarray, on_images: Callable[[int], object]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(channel averages [n, levels, K], their realisation variance [n, levels, blocks], PSNR of the denoised images [n, 4])."""
+    """(channel averages [n, levels, K], their realisation variance [n, levels, blocks], PSNR of the denoised images [n, 5])."""
     settings, images = context.settings, context.images.images
     step = devices.parallel_map(representation.noise_averages(denoiser, seed=settings.seed), settings.batch_size)
     judge = devices.parallel_map(
         training.psnr_step(lambda _, y, sigma: denoiser.denoise(y), seed=settings.seed), settings.batch_size
     )
-    levels = devices.replicate((np.zeros(()), PUBLISHED_SIGMAS), local=True)
+    levels = devices.replicate((np.zeros(()), SIGMAS), local=True)
     swept_rows, psnr = [], []
     for first in range(0, len(chosen), settings.batch_size):
         index = chosen[first : first + settings.batch_size].astype(np.int32)
