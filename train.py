@@ -271,6 +271,11 @@ def start_params(run: Run, say: Callable[[str], None] = print) -> Any:
         raise InputError(
             f"train.start_from = {source} holds another network than model.* describes; give it the same model settings."
         )
+    if opened.config.get("seed") == run.config.seed:
+        say(
+            f"{source} was trained with seed {run.config.seed} too: the same images may come again in the same order, under the "
+            "same noise; --config.seed gives others."
+        )
     return opened.params
 
 

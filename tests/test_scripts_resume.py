@@ -105,6 +105,13 @@ def test_a_stretch_on_a_gpu_goes_on_from_exported_parameters_and_leaves_its_own_
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype("f")}  # trained in bfloat16, not looked at in it
 
 
+def test_the_seed_of_the_run_that_another_begins_from_is_named_where_it_is_the_same(place, tmp_path):
+    runs = [place.training(tmp_path / str(seed), seed=seed, train__start_from=place.finished_run, train__minutes=1e-9) for seed in (0, 1)]
+    same, other = place.run_forks(runs)
+    assert f"{place.finished_run} was trained with seed 0 too: the same images may come again" in same.out
+    assert (same.code, other.code) == (0, 0) and "seed" not in other.out
+
+
 def test_a_best_checkpoint_that_takes_longer_than_the_last_one_is_not_lost(place, copy):
     # `last` remembers the best PSNR. If it were whole before `best` is, the run would go on without ever writing that.
     shutil.rmtree(copy / "last" / "40")
