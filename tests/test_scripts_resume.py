@@ -106,8 +106,8 @@ def test_a_stretch_on_a_gpu_goes_on_from_exported_parameters_and_leaves_its_own_
 
 
 def test_the_seed_of_the_run_that_another_begins_from_is_named_where_it_is_the_same(place, tmp_path):
-    runs = [place.training(tmp_path / str(seed), seed=seed, train__start_from=place.finished_run, train__minutes=1e-9) for seed in (0, 1)]
-    same, other = place.run_forks(runs)
+    start = {"train__start_from": place.finished_run, "train__minutes": 1e-9}
+    same, other = place.run_forks([place.training(tmp_path / str(seed), seed=seed, **start) for seed in (0, 1)])
     assert f"{place.finished_run} was trained with seed 0 too: the same images may come again" in same.out
     assert (same.code, other.code) == (0, 0) and "seed" not in other.out
 
