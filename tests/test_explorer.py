@@ -43,6 +43,8 @@ def collection():
     assignment = rng.integers(0, 6, IMAGES)
     nearest = np.array([[(k + 1) % 6, (k + 2) % 6] for k in range(6)])
     top = np.argsort(-phi, axis=0, kind="stable")[:5].T
+    top[3] = -1
+    top[5, 2:] = -1
     return explorer.Collection(
         title=f"What {HOSTILE} knows",
         checkpoint=f"{HOSTILE}, step 9",
@@ -60,10 +62,10 @@ def collection():
             numbers={"selectivity": np.linspace(0, 1, CHANNELS), "excess kurtosis": np.full(CHANNELS, np.nan)},
             groups={"specialised": np.arange(CHANNELS) < 5},
             threshold=np.full(CHANNELS, 2.0),
-            level_means=rng.random((3, CHANNELS)),
+            level_means=rng.random((3, CHANNELS)) / 1000,
             level_correlations=rng.random((3, CHANNELS)),
             companions=np.stack([np.delete(np.arange(CHANNELS), c)[:4] for c in range(CHANNELS)]),
-            companion_correlations=rng.random((CHANNELS, 4)),
+            companion_correlations=np.where(np.arange(CHANNELS)[:, None] == 3, np.nan, rng.random((CHANNELS, 4))),
         ),
         layouts={"t-SNE of phi": rng.normal(size=(IMAGES, 2)), "a line": np.eye(2)[0] * np.arange(IMAGES)[:, None]},
         top=explorer.TopImages(top, rng.random((CHANNELS, 5, 4, 4))),
@@ -188,7 +190,8 @@ def opened(browser, page):
     return browser
 
 
-VIEWS = ("#map", "#images", "#images?label=2", "#image/0", "#image/299", "#channels", "#channels?by=selectivity&order=smallest",
+VIEWS = ("#map", "#images", "#images?label=2", "#image/0", "#image/4", "#image/299", "#channels",
+         "#channels?by=selectivity&order=smallest",
          "#channel/0", "#channel/3", "#channel/19", "#clusters", "#cluster/6/2", "#about")  # fmt: skip
 
 
@@ -281,7 +284,7 @@ def test_a_channel_shows_its_numbers_its_values_and_its_companions(opened):
     found, c = collection(), 4
     opened.go(f"#channel/{c}")
     assert f"selectivity\n{c / (CHANNELS - 1):.3}" in opened.text() and "specialised" in opened.text()
-    assert opened.links("main table a") == [f"#channel/{other}" for other in found.channels.companions[c]]
+    assert opened.links("main table a[href^='#channel']") == [f"#channel/{other}" for other in found.channels.companions[c]]
     heights = np.array(opened.of_all("main svg rect.bar", "Number(of.getAttribute('height'))"))
     expected = np.histogram(found.phi[:, c], bins=60)[0]
     assert len(heights) == 60
@@ -510,6 +513,7 @@ def test_every_picture_has_a_line_below_it_and_every_control_a_name(opened):
     for view in VIEWS:
         opened.go(view)
         assert all(opened.of_all("figure", "of.querySelector('figcaption')?.innerText.length > 5")), view
+        assert all(opened.of_all(".tile", "Boolean(of.closest('figure'))")), view
         named = "Boolean(of.innerText || of.getAttribute('aria-label') || of.labels?.length)"
         assert all(opened.of_all("a, button, select, input, canvas[tabindex], svg", named)), view
 
@@ -526,6 +530,13 @@ def test_the_least_that_there_can_be_is_shown_with_the_commands_that_add_the_res
     assert browser.logs()[0] == []
 
 
+def version_in(folder):
+    """What index.html adds to the address of every script."""
+    versions = set(re.findall(r'(?:src|href)="[^"]+\.(?:js|css)(?:\?v=(\w+))?"', (folder / "index.html").read_text()))
+    assert len(versions) == 1 and all(versions)
+    return versions.pop()
+
+
 @needs_browser
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another", "of another page"])
 def test_a_damaged_piece_is_named_and_the_rest_still_opens(browser, page, tmp_path, damage):
@@ -534,7 +545,7 @@ def test_a_damaged_piece_is_named_and_the_rest_still_opens(browser, page, tmp_pa
     if damage == "gone":
         piece.unlink()
     else:
-        text, version = piece.read_text(), pieces.version_of(collection())
+        text, version = piece.read_text(), version_in(copy)
         assert version in text
         changed = {"cut": text[:200], "of another": (copy / "data" / "images.js").read_text()}
         piece.write_text(changed.get(damage, text.replace(version, "0" * 16)))
@@ -584,7 +595,7 @@ def test_arrays_that_do_not_fit_are_refused_and_named(tmp_path, field, value):
 def test_noise_which_no_encoder_likes_goes_onto_sheets(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
     sheets.write_sheets(tmp_path / "sheet", noise)
-    assert Image.open(tmp_path / "sheet" / "0.jpg").size == (16 * 64, 3 * 64)
+    assert Image.open(tmp_path / "sheet" / "0.jpg").size == (16 * 72, 3 * 72)
 
 
 @pytest.mark.parametrize("change", [{"title": "other"}, {"phi": None}, {"facts": {"a": "b"}}])
@@ -599,10 +610,10 @@ def test_images_that_are_large_and_not_square_are_made_smaller_and_keep_their_sh
     image = np.zeros((1, 300, 150, 1), np.uint8)
     image[:, :, :75] = 200
     found = sheets.write_sheets(tmp_path / "sheet", image)
-    assert (found.tile, found.cell) == ((128, 64), (128, 64))
-    assert sheets.write_sheets(tmp_path / "odd", image[:, :9, :7]).cell == (16, 8)
+    assert (found.tile, found.cell, found.margin) == ((128, 64), (136, 72), 4)
+    assert sheets.write_sheets(tmp_path / "odd", image[:, :9, :7]).cell == (24, 16)
     seen = np.asarray(Image.open(tmp_path / "sheet" / "0.jpg").convert("L"))
-    assert abs(seen[:, :31].astype(int) - 200).max() < 4 and seen[:, 34:].max() < 4
+    assert abs(seen[:, : 4 + 31].astype(int) - 200).max() < 4 and seen[:, 4 + 34 :].max() < 4
 
 
 def test_the_same_collection_gives_the_same_bytes(page, tmp_path):
