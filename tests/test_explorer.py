@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from unetrep_jax import explorer
-from unetrep_jax.explorer import pieces, sheets
+from unetrep_jax.data.photographs import open_photographs
+from unetrep_jax.explorer import pieces, sheets, writing
 from unetrep_jax.storage import InputError
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -285,6 +286,7 @@ def test_a_channel_shows_its_numbers_its_values_and_its_companions(opened):
     opened.go(f"#channel/{c}")
     assert f"selectivity\n{c / (CHANNELS - 1):.3}" in opened.text() and "specialised" in opened.text()
     assert opened.links("main table a[href^='#channel']") == [f"#channel/{other}" for other in found.channels.companions[c]]
+    assert "the largest phi of any image without noise" in opened.text()
     heights = np.array(opened.of_all("main svg rect.bar", "Number(of.getAttribute('height'))"))
     expected = np.histogram(found.phi[:, c], bins=60)[0]
     assert len(heights) == 60
@@ -906,6 +908,74 @@ def test_another_page_has_another_version(change):
     phi[-1, -1] += 1
     changed = collection()._replace(**{name: phi if value is None else value for name, value in change.items()})
     assert pieces.version_of(changed) != pieces.version_of(collection())
+
+
+def test_other_code_gives_the_page_another_version(page, tmp_path, monkeypatch):
+    static = shutil.copytree(writing.STATIC, tmp_path / "static")
+    monkeypatch.setattr(writing, "STATIC", static)
+    explorer.write(tmp_path / "same", collection())
+    assert version_in(tmp_path / "same") == version_in(page)
+    (static / "map.js").write_text((static / "map.js").read_text() + "// changed\n")
+    explorer.write(tmp_path / "other", collection())
+    assert version_in(tmp_path / "other") != version_in(page)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """320 crops of photographs of 64x64, with as many maps, top images and neighbours as an analysis makes, for 32 channels."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    crops = open_photographs("train", crops=320, image_size=64, image_channels=3, cache_dir=cache).images
+    rng, found = np.random.default_rng(0), collection()
+    few = np.arange(320) % IMAGES
+    clustering = found.clusterings[0]._replace(assignment=found.clusterings[0].assignment[few], distance=rng.random(320))
+    return found._replace(
+        images=crops,
+        names=[f"photographs/{i}.png" for i in range(320)],
+        labels=found.labels[few],
+        phi=rng.gamma(1.0, size=(320, 32)).astype(np.float32),
+        image_numbers={"participation ratio of phi": rng.random(320)},
+        channels=explorer.Channels(
+            numbers={"selectivity": rng.random(32)},
+            groups={"specialised": np.arange(32) < 9},
+            threshold=np.ones(32),
+            level_means=rng.random((3, 32)),
+            level_correlations=rng.random((3, 32)),
+            companions=rng.integers(0, 32, (32, 10)),
+            companion_correlations=rng.random((32, 10)),
+        ),
+        layouts={name: rng.random((320, 2)) for name in ("t-SNE", "components")},
+        top=explorer.TopImages(rng.integers(0, 320, (32, 10)), rng.random((32, 10, 8, 8))),
+        fires=explorer.Fires("all", rng.integers(0, 32, (320, 8)), rng.random((320, 8)), rng.random((320, 8, 8, 8))),
+        neighbours={space: rng.integers(0, 320, (320, 10)) for space in ("phi, centred", "phi", "pixels")},
+        clusterings=[clustering, clustering],
+        reconstructions=(),
+    )
+
+
+def test_5000_images_and_512_channels_take_less_than_60_MB(photographs, tmp_path):
+    explorer.write(tmp_path / "page", photographs)
+    # What grows with both, with channels alone, and all else as if it grew with images.
+    times = {"phi-images": 5000 / 320 * 512 / 32, "phi-channels": 5000 / 320 * 512 / 32, "top": 512 / 32, "channels": 512 / 32}
+    total = 0
+    for file in (file for file in (tmp_path / "page").rglob("*") if file.is_file()):
+        total += file.stat().st_size * times.get(re.sub(r"-\d+$", "", file.stem), 5000 / 320)
+    assert 30e6 < total < 60e6
+
+
+@needs_browser
+def test_small_pictures_come_from_small_sheets(browser, photographs, tmp_path):
+    found = photographs
+    explorer.write(tmp_path / "page", found)
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#clusters")
+    first = browser.until("document.querySelector('main .tile')")
+    assert "small/" in first.get_attribute("style")
+    clustering = found.clusterings[0]
+    largest = np.bincount(clustering.assignment).argmax()
+    members = np.flatnonzero(clustering.assignment == largest)
+    central = Image.fromarray(found.images[members[clustering.distance[members].argmin()]])
+    assert looks_like(browser, "main .tile", np.asarray(central.resize((40, 40), Image.Resampling.LANCZOS)))
+    asked = browser.logs()[1]
+    assert any("/small/" in url for url in asked) and not any("/images/" in url for url in asked)
 
 
 def test_images_that_are_large_and_not_square_are_made_smaller_and_keep_their_shape(tmp_path):

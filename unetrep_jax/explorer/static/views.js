@@ -102,7 +102,7 @@ views.map = async (_, query) => {
     shown(
       h("div", { class: "plane-frame" }, plane.canvas, pointed, said),
       `All ${count(overview.images)} images, placed by ${overview.layouts[layout]}${text ? `; each in the colour of ${text}` : ""}. ` +
-        `${overview.layouts[layout].includes("t-SNE") ? "t-SNE draws islands where there are none. " : ""}` +
+        `${overview.layouts[layout].includes("t-SNE") ? "t-SNE draws islands even where there are none. " : ""}` +
         "Wheel or pinch zooms, dragging moves, a click opens an image.",
     ),
   ];
