@@ -22,7 +22,7 @@ Put = Callable[[str, Any], None]  # writes the piece of that name
 def write(folder: Path | str, collection: Collection) -> None:
     """Writes `index.html` and all that it needs into a folder.
 
-    About 2.3 kB an image of 64x64 for its picture, and 5.4 bytes for each of its k channels; see docs/explorer.md.
+    About 4.5 kB an image of 64x64 for its two pictures, and 5.3 bytes for each of its k channels; see docs/explorer.md.
 
     Args:
       folder: a new or empty one.
