@@ -896,6 +896,17 @@ def test_arrays_that_do_not_fit_are_refused_and_named(tmp_path, field, value):
     assert not (tmp_path / "page").exists()
 
 
+def test_an_image_on_a_sheet_has_a_margin_that_repeats_its_edge(tmp_path):
+    plain = np.zeros((40, 64, 64, 3), np.uint8)
+    plain[::2] = 255  # black and white in turn
+    found = sheets.write_sheets(tmp_path / "sheet", plain)
+    seen = np.asarray(Image.open(tmp_path / "sheet" / "0.jpg")).astype(int)
+    for place, image in enumerate(plain):
+        top, left = place // 16 * found.cell[0], place % 16 * found.cell[1]
+        cell = seen[top : top + found.cell[0], left : left + found.cell[1]]
+        assert abs(cell - int(image[0, 0, 0])).max() < 3, place
+
+
 def test_noise_which_no_encoder_likes_goes_onto_sheets(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
     sheets.write_sheets(tmp_path / "sheet", noise)

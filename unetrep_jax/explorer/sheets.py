@@ -10,7 +10,7 @@ COLUMNS = 16  # images in a row of a sheet; a sheet has as many rows at most
 LARGEST_TILE = 128  # pixels of an image's longer side; larger images are made smaller
 QUALITY = 92  # of JPEG, out of 100; colours at full resolution
 BLOCK = 8  # JPEG's: cells that are whole blocks take no colour from their neighbours
-MARGIN = 4  # pixels around an image that repeat its edge: browsers that shrink a sheet mix pixels near each other
+MARGIN = 4  # pixels around an image that repeat its edge: Firefox mixes pixels near each other where it scales a sheet
 
 
 class Sheets(NamedTuple):
