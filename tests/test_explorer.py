@@ -708,6 +708,20 @@ def test_everything_stands_out_from_light_and_from_dark_paper(opened, scheme):
 
 
 @needs_browser
+def test_the_map_is_painted_anew_when_the_paper_turns_dark(opened):
+    drawing = "document.querySelector('canvas.plane').toDataURL()"
+    opened.go("#map?layout=a+line")
+    time.sleep(0.5)
+    light = opened.run(f"return {drawing}")
+    emulate(opened, scheme="dark")
+    try:
+        opened.until(f"{drawing} !== '{light}'")
+    finally:
+        emulate(opened)
+    opened.until(f"{drawing} === '{light}'")
+
+
+@needs_browser
 def test_pictures_are_smooth_until_they_are_twice_as_large_as_they_are(opened):
     opened.go("#image/4")
     assert opened.run("return getComputedStyle(document.querySelector('main .tile')).imageRendering") == "pixelated"
