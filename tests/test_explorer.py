@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from unetrep_jax import explorer
-from unetrep_jax.explorer import pieces, sheets
+from unetrep_jax.data.photographs import open_photographs
+from unetrep_jax.explorer import pieces, sheets, writing
 from unetrep_jax.storage import InputError
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -43,6 +44,8 @@ def collection():
     assignment = rng.integers(0, 6, IMAGES)
     nearest = np.array([[(k + 1) % 6, (k + 2) % 6] for k in range(6)])
     top = np.argsort(-phi, axis=0, kind="stable")[:5].T
+    top[3] = -1
+    top[5, 2:] = -1
     return explorer.Collection(
         title=f"What {HOSTILE} knows",
         checkpoint=f"{HOSTILE}, step 9",
@@ -60,10 +63,10 @@ def collection():
             numbers={"selectivity": np.linspace(0, 1, CHANNELS), "excess kurtosis": np.full(CHANNELS, np.nan)},
             groups={"specialised": np.arange(CHANNELS) < 5},
             threshold=np.full(CHANNELS, 2.0),
-            level_means=rng.random((3, CHANNELS)),
+            level_means=rng.random((3, CHANNELS)) / 1000,
             level_correlations=rng.random((3, CHANNELS)),
             companions=np.stack([np.delete(np.arange(CHANNELS), c)[:4] for c in range(CHANNELS)]),
-            companion_correlations=rng.random((CHANNELS, 4)),
+            companion_correlations=np.where(np.arange(CHANNELS)[:, None] == 3, np.nan, rng.random((CHANNELS, 4))),
         ),
         layouts={"t-SNE of phi": rng.normal(size=(IMAGES, 2)), "a line": np.eye(2)[0] * np.arange(IMAGES)[:, None]},
         top=explorer.TopImages(top, rng.random((CHANNELS, 5, 4, 4))),
@@ -188,7 +191,8 @@ def opened(browser, page):
     return browser
 
 
-VIEWS = ("#map", "#images", "#images?label=2", "#image/0", "#image/299", "#channels", "#channels?by=selectivity&order=smallest",
+VIEWS = ("#map", "#images", "#images?label=2", "#image/0", "#image/4", "#image/299", "#channels",
+         "#channels?by=selectivity&order=smallest",
          "#channel/0", "#channel/3", "#channel/19", "#clusters", "#cluster/6/2", "#about")  # fmt: skip
 
 
@@ -281,7 +285,8 @@ def test_a_channel_shows_its_numbers_its_values_and_its_companions(opened):
     found, c = collection(), 4
     opened.go(f"#channel/{c}")
     assert f"selectivity\n{c / (CHANNELS - 1):.3}" in opened.text() and "specialised" in opened.text()
-    assert opened.links("main table a") == [f"#channel/{other}" for other in found.channels.companions[c]]
+    assert opened.links("main table a[href^='#channel']") == [f"#channel/{other}" for other in found.channels.companions[c]]
+    assert "the largest phi of any image without noise" in opened.text()
     heights = np.array(opened.of_all("main svg rect.bar", "Number(of.getAttribute('height'))"))
     expected = np.histogram(found.phi[:, c], bins=60)[0]
     assert len(heights) == 60
@@ -302,16 +307,16 @@ def test_a_cluster_lists_its_members_by_distance_its_labels_and_its_neighbours(o
     assert opened.links("main figcaption a") == [f"#cluster/6/{other}" for other in clustering.nearest[c]]
 
 
-def looks_like(browser, selector, image):
-    """Whether what is seen of an element is the image; a wrong one would be far off."""
+def looks_like(browser, selector, image, exactly=False):
+    """Whether what is seen of an element is the image, in every pixel or on average; a wrong one would be far off."""
     from selenium.webdriver.common.by import By
 
     element = browser.driver.find_element(By.CSS_SELECTOR, selector)
     for _ in range(50):  # until the sheet is decoded
         seen = np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB"))
         expected = np.asarray(Image.fromarray(image).resize(seen.shape[1::-1], Image.Resampling.NEAREST))
-        off = abs(seen.astype(int) - expected).mean()
-        if off < 6:
+        off = abs(seen.astype(int) - expected)
+        if (off.max() if exactly else off.mean()) < 6:
             return True
         time.sleep(0.1)
     return False
@@ -446,6 +451,296 @@ def test_a_choice_keeps_the_focus(opened):
     assert opened.run("return document.activeElement.id") == "choice-Order"
 
 
+def find(browser, selector):
+    from selenium.webdriver.common.by import By
+
+    return browser.driver.find_element(By.CSS_SELECTOR, selector)
+
+
+@needs_browser
+def test_one_clicks_from_view_to_view_and_going_back_finds_the_link_again(opened):
+    found = collection()
+    cluster = found.clusterings[0].assignment[0]
+    ways = [  # what is clicked, where it leads
+        ("header a[href='#images']", "#images"),
+        ("main .thumbs a", "#image/0"),
+        (f"main dl a[href='#cluster/6/{cluster}']", f"#cluster/6/{cluster}"),
+        ("main table a[href^='#channel']", None),
+        (f"main a[href^='#cluster/6/']:not([href$='/{cluster}'])", None),
+        ("main a[href='#map?colour=clusters-6']", "#map?colour=clusters-6"),
+    ]
+    visited = ["#map"]
+    for selector, address in ways:
+        link = find(opened, selector)
+        address = address or opened.run("return arguments[0].hash", link)
+        link.click()
+        opened.wait(address)
+        visited.append(address)
+    for left, address in zip(visited[::-1], visited[-2::-1], strict=False):
+        opened.driver.back()
+        opened.wait(address)
+        if address != "#map":  # which was left by the head's link
+            assert opened.run("return document.activeElement.getAttribute('href')") == left
+
+
+@needs_browser
+def test_a_link_to_where_one_is_does_not_make_going_back_lead_to_the_top(opened):
+    opened.go("#images")
+    opened.run("window.scrollTo(0, 700)")
+    opened.run("document.querySelector('main .thumbs a:nth-child(40)').click()")
+    opened.wait("#image/39")
+    opened.run("const link = h('a', { href: '#image/39' }); document.querySelector('main').append(link); link.click()")
+    opened.driver.back()
+    opened.wait("#images")
+    assert opened.run("return window.scrollY") > 400
+
+
+@needs_browser
+def test_more_members_of_a_cluster_begin_with_the_focus_on_the_first_new_one(browser, tmp_path):
+    found = collection()
+    clustering = found.clusterings[0]._replace(assignment=np.zeros(IMAGES, int))
+    explorer.write(tmp_path / "page", found._replace(clusterings=[clustering]))
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#cluster/6/0")
+    find(browser, "main p a[href*='show=']").click()
+    browser.wait("#cluster/6/0?show=240&from=60")
+    order = np.argsort(clustering.distance)
+    assert browser.run("return document.activeElement.getAttribute('href')") == f"#image/{order[60]}"
+    note = browser.run("return document.activeElement.querySelector('.note').innerText")
+    assert float(note) == pytest.approx(clustering.distance[order[60]], rel=0.01)
+    browser.driver.back()
+    browser.wait("#cluster/6/0")
+    assert browser.run("return document.activeElement.textContent") == "Show more"
+
+
+@needs_browser
+def test_arrow_keys_turn_pages_but_not_with_shift_and_letters_do_nothing(opened):
+    from selenium.webdriver import ActionChains, Keys
+
+    opened.go("#image/4")
+    ActionChains(opened.driver).send_keys("m").key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT).key_up(Keys.SHIFT).perform()
+    assert opened.run("return location.hash") == "#image/4"
+    ActionChains(opened.driver).send_keys(Keys.ARROW_RIGHT).perform()
+    opened.wait("#image/5")
+
+
+@needs_browser
+def test_the_end_of_a_drag_over_the_bars_opens_nothing_and_a_click_does(opened):
+    script = (
+        "const svg = document.querySelector('svg[role=slider]'); const box = svg.getBoundingClientRect();"
+        "const [kind, x] = arguments; svg.dispatchEvent(new PointerEvent(kind, { pointerType: 'mouse', button: 0,"
+        " clientX: box.left + x * box.width, clientY: box.top + 20, bubbles: true }))"
+    )
+    opened.go("#image/3")
+    for kind, x in (("pointerup", 0.5), ("pointerdown", 0.2), ("pointerup", 0.6)):
+        opened.run(script, kind, x)
+    time.sleep(0.1)
+    assert opened.run("return location.hash") == "#image/3"
+    for kind in ("pointerdown", "pointerup"):
+        opened.run(script, kind, 2.5 / CHANNELS)
+    opened.wait("#channel/2")
+
+
+@needs_browser
+def test_labels_that_no_image_has_are_said_to_be_so(browser, tmp_path):
+    found = collection()
+    explorer.write(tmp_path / "page", found._replace(labels=np.where(found.labels == 2, 1, found.labels)))
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#images?label=2")
+    assert "No image has this label." in browser.text()
+    assert browser.of_all("#choice-Label option", "of.innerText") == ["all", "heron", "otter", "</script><b>bold</b>"]
+    for view in ("#images?label=4", "#images?label=x", "#images?label="):
+        browser.go(view)
+        assert "There is no label" in browser.text()
+
+
+@needs_browser
+def test_a_channel_that_is_the_same_for_all_images_says_so_and_one_that_few_excite_shows_these(opened):
+    opened.go("#channel/3")
+    assert opened.text().count("None: its phi is the same for all images.") == 2
+    assert "None: only channels that differ over images have correlations." in opened.text()
+    opened.go("#channel/5")
+    assert len(opened.links("main section:first-of-type figure:first-of-type .thumbs a")) == 2
+    assert "The 2 images with the largest phi of channel 5" in opened.text()
+    assert "No other image lies above its least value." in opened.text()
+
+
+@needs_browser
+def test_clusters_and_channels_link_to_what_is_highest_in_each_other(opened):
+    found = collection()
+    phi, assignment = found.phi.astype(float), found.clusterings[0].assignment
+    means = np.stack([phi[assignment == k].mean(0) for k in range(6)])
+    excess = (means - phi.mean(0)) / np.where(phi.std(0) > 0, phi.std(0), np.inf)
+    excess[:, 3] = 0
+    opened.go("#cluster/6/2")
+    order = [c for c in np.argsort(-excess[2]) if excess[2, c] > 0][:8]
+    assert opened.links("main table a[href^='#channel']") == [f"#channel/{c}" for c in order]
+    shown = opened.of_all("main section:nth-of-type(3) td", "Number(of.innerText)")
+    np.testing.assert_allclose(shown, excess[2, order], rtol=0.01)
+    opened.go("#channel/4")
+    order = [k for k in np.argsort(-excess[:, 4]) if excess[k, 4] > 0][:5]
+    assert opened.links("main table a[href^='#cluster']") == [f"#cluster/6/{k}" for k in order]
+
+
+@needs_browser
+def test_the_picture_on_top_is_the_one_that_is_pointed_at_with_what_its_colour_means(opened):
+    opened.go("#map?layout=a+line&colour=channel-7&x=0.5&y=0.5&zoom=6")
+    width, height = opened.run("const of = document.querySelector('canvas.plane'); return [of.clientWidth, of.clientHeight]")
+    step = (min(width, height) - 24) * 6 / (IMAGES - 1)
+    assert 1.5 * step > 15  # pictures, which lie half over their neighbours
+    press(opened, "pointermove", width / 2 + 0.9 * step, height / 2, buttons=0)  # 0.4 from image 150, which 151 covers
+    text = opened.until("document.querySelector('.pointed-image:not([hidden])')?.innerText")
+    assert "image 151" in text
+    assert f"channel 7: {float(f'{collection().phi[151, 7]:.3g}'):g}" in text
+    opened.go("#map?layout=a+line&colour=clusters-6")
+    press(opened, "pointermove", width / 2, height / 2, buttons=0)
+    assert re.search(r"cluster \d", opened.until("document.querySelector('.pointed-image:not([hidden])')?.innerText"))
+
+
+@needs_browser
+def test_the_map_may_be_coloured_by_any_channel(opened):
+    opened.go("#map")
+    choose = "of.value = arguments[0]; of.dispatchEvent(new Event('change'))"
+    opened.run(f"const of = document.getElementById('colour-channel'); {choose}", CHANNELS)
+    assert "channel-" not in opened.run("return location.hash")
+    opened.run(f"const of = document.getElementById('colour-channel'); {choose}", CHANNELS - 1)
+    opened.until(f"document.getElementById('main').innerText.includes('phi of channel {CHANNELS - 1}, from')")
+
+
+@needs_browser
+def test_moving_over_empty_places_of_the_map_says_that_nothing_is_there(opened):
+    from selenium.webdriver import Keys
+
+    opened.go("#map?layout=a+line&x=0.5&y=0.5&zoom=3")
+    find(opened, "canvas.plane").send_keys(Keys.ARROW_DOWN)
+    assert "image" in opened.until("document.querySelector('.plane-frame [role=status]').textContent")
+    find(opened, "canvas.plane").send_keys(Keys.ARROW_DOWN * 3)
+    assert opened.until("document.querySelector('.plane-frame [role=status]').textContent === 'no image in the middle'")
+
+
+@needs_browser
+def test_the_map_keeps_few_sheets_beside_those_in_view(opened):
+    opened.run("MAP.sheets = 0")
+    opened.go("#map?layout=a+line&x=0.5&y=0.5&zoom=8")
+    count = (
+        "const plane = new Plane({ points: Float32Array.from({ length: 600 }, (_, i) => (i % 2 ? 0.5 : i / 598)),"
+        " colours: new Array(300).fill('red'), view: { x: arguments[0], y: 0.5, zoom: 8 }, ring: null });"
+        "document.querySelector('.plane-frame').replaceChildren(plane.canvas); plane.resize(); plane.drawNow();"
+        "plane.view.x = arguments[1]; plane.drawNow(); return [...plane.sheets.keys()].map((of) => of.split('?')[0])"
+    )
+    assert opened.run(count, 0, 1) == ["images/1.jpg"]
+    opened.run("MAP.sheets = 64")
+    assert opened.run(count, 0, 1) == ["images/0.jpg", "images/1.jpg"]
+
+
+def emulate(browser, **what):
+    """A screen of another size, or another colour scheme; without arguments the usual ones."""
+    if what.get("width"):
+        browser.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": what["width"], "height": 640, "deviceScaleFactor": 1, "mobile": False}
+        )
+    else:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    features = [{"name": "prefers-color-scheme", "value": what.get("scheme", "light")}]
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@needs_browser
+def test_on_a_narrow_phone_nothing_scrolls_sideways_and_labels_of_plots_are_whole(browser, tmp_path):
+    name = "a_run_with_a_very_long_name_" * 6
+    found = collection()
+    explorer.write(tmp_path / "page", found._replace(checkpoint=name, title=name))
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#map")
+    emulate(browser, width=320)
+    try:
+        for view in (*VIEWS, "#image/5"):
+            browser.go(view)
+            inside, seen = browser.run("const of = document.documentElement; return [of.scrollWidth, of.clientWidth]")
+            assert inside <= seen <= 320, view
+            ends = np.array(browser.of_all("svg text", "[of.getBBox().x, of.getBBox().x + of.getBBox().width]"))
+            assert ((ends > -1) & (ends < 641)).all(), view
+    finally:
+        emulate(browser)
+
+
+CONTRASTS = """
+const canvas = document.createElement("canvas");
+const context = canvas.getContext("2d", { willReadFrequently: true });
+const luminance = (colour) => {
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  const linear = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3).map((of) => {
+    const value = of / 255;
+    return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+};
+const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+const dark = darkPaper().matches;
+const style = (element, name) => getComputedStyle(element)[name];
+const paper = luminance(style(document.body, "backgroundColor"));
+const ramp = Array.from({ length: 51 }, (_, i) => luminance(rampColour(i / 50, dark)));
+return {
+  dark,
+  paper,
+  text: contrast(paper, luminance(style(document.body, "color"))),
+  soft: contrast(paper, luminance(style(document.querySelector("figcaption"), "color"))),
+  links: contrast(paper, luminance(style(document.querySelector("main a"), "color"))),
+  categories: Math.min(...Array.from({ length: 200 }, (_, i) => contrast(paper, luminance(categoryColour(i, dark))))),
+  ramp: Math.min(...ramp.map((of) => contrast(paper, of))),
+  steps: Math.min(...ramp.slice(1).map((of, i) => of - ramp[i])),
+  drawn: [...document.querySelectorAll("canvas.plane")].length,
+};
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_stands_out_from_light_and_from_dark_paper(opened, scheme):
+    emulate(opened, scheme=scheme)
+    try:
+        opened.go("#image/4")
+        seen = opened.run(CONTRASTS)
+    finally:
+        emulate(opened)
+    assert seen["dark"] == (scheme == "dark") and (seen["paper"] < 0.02) == seen["dark"]
+    assert min(seen["text"], seen["soft"], seen["links"]) >= 4.5  # WCAG 2.2, 1.4.3
+    assert min(seen["categories"], seen["ramp"]) >= 3  # 1.4.11
+    assert seen["steps"] > 0
+
+
+@needs_browser
+def test_the_map_is_painted_anew_when_the_paper_turns_dark(opened):
+    drawing = "document.querySelector('canvas.plane').toDataURL()"
+    opened.go("#map?layout=a+line")
+    time.sleep(0.5)
+    light = opened.run(f"return {drawing}")
+    emulate(opened, scheme="dark")
+    try:
+        opened.until(f"{drawing} !== '{light}'")
+    finally:
+        emulate(opened)
+    opened.until(f"{drawing} === '{light}'")
+
+
+@needs_browser
+def test_pictures_are_smooth_until_they_are_twice_as_large_as_they_are(opened):
+    opened.go("#image/4")
+    assert opened.run("return getComputedStyle(document.querySelector('main .tile')).imageRendering") == "pixelated"
+    tiles = "[24, 31, 32, 192].map((size) => tile(0, size).classList.contains('enlarged'))"
+    assert opened.run(f"return {tiles}") == [False, False, True, True]
+
+
+@needs_browser
+def test_a_picture_made_smaller_takes_no_colour_from_its_neighbours(browser, tmp_path):
+    found = collection()
+    plain = np.zeros((IMAGES, 64, 64, 3), np.uint8)
+    plain[::2] = 255  # black and white in turn
+    explorer.write(tmp_path / "page", found._replace(images=plain))
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#about")
+    for size in (23, 40, 50, 72):
+        browser.run("document.querySelector('main').replaceChildren(h('p', {}, tile(21, arguments[0])))", size)
+        assert looks_like(browser, "main .tile", plain[21], exactly=True), size
+
+
 @needs_browser
 def test_the_map_answers_to_keys(opened):
     from selenium.webdriver import Keys
@@ -477,13 +772,36 @@ def test_the_search_field_finds_things(opened, text, address):
     opened.wait(address)
 
 
-@needs_browser
-def test_a_search_for_nothing_says_so(opened):
+def search(browser, text):
     from selenium.webdriver import Keys
     from selenium.webdriver.common.by import By
 
-    opened.driver.find_element(By.ID, "goto").send_keys("unicorn", Keys.ENTER)
-    assert "unicorn" in opened.until("document.getElementById('gone').textContent")
+    field = browser.driver.find_element(By.ID, "goto")
+    field.clear()
+    field.send_keys(text, Keys.ENTER)
+
+
+@needs_browser
+def test_a_search_for_nothing_says_so_moves_nothing_and_is_forgotten_in_the_next_view(opened):
+    top = "return document.querySelector('main h1').getBoundingClientRect().top"
+    before = opened.run(top)
+    search(opened, "unicorn")
+    assert opened.until("document.getElementById('gone').textContent.endsWith('unicorn.')")
+    assert opened.run(top) == before
+    opened.go("#about")
+    assert opened.run("return document.getElementById('gone').textContent") == ""
+
+
+@needs_browser
+def test_numbers_and_labels_are_found_where_names_are_damaged_and_the_damage_is_said(browser, page, tmp_path):
+    copy = shutil.copytree(page, tmp_path / "page")
+    (copy / "data" / "names.js").write_text("explorer.take(")
+    browser.open((copy / "index.html").as_uri(), "#map")
+    search(browser, "photographs/41")
+    assert browser.until("document.getElementById('gone').textContent.includes('data/names.js is missing or damaged')")
+    for text, address in (("channel 2", "#channel/2"), ("otter", "#images?label=1")):
+        search(browser, text)
+        browser.wait(address)
 
 
 @needs_browser
@@ -501,6 +819,9 @@ def test_an_address_of_nothing_says_what_there_is(opened, view):
 def test_reconstructions_stand_with_their_image_and_others_say_which_have_some(opened):
     opened.go("#image/4")
     assert opened.run("return document.querySelectorAll('[aria-label^=\"sample \"]').length") == 2
+    row = "main section:last-of-type .thumbs .tile"
+    assert opened.of_all(row, "of.getAttribute('aria-label')") == ["original", "sample 1", "sample 2"]
+    assert looks_like(opened, row, collection().images[4])
     opened.go("#image/5")
     assert {"#image/4", "#image/9"} <= set(opened.links("main section:last-of-type a"))
 
@@ -510,6 +831,7 @@ def test_every_picture_has_a_line_below_it_and_every_control_a_name(opened):
     for view in VIEWS:
         opened.go(view)
         assert all(opened.of_all("figure", "of.querySelector('figcaption')?.innerText.length > 5")), view
+        assert all(opened.of_all(".tile", "Boolean(of.closest('figure'))")), view
         named = "Boolean(of.innerText || of.getAttribute('aria-label') || of.labels?.length)"
         assert all(opened.of_all("a, button, select, input, canvas[tabindex], svg", named)), view
 
@@ -526,6 +848,13 @@ def test_the_least_that_there_can_be_is_shown_with_the_commands_that_add_the_res
     assert browser.logs()[0] == []
 
 
+def version_in(folder):
+    """What index.html adds to the address of every script."""
+    versions = set(re.findall(r'(?:src|href)="[^"]+\.(?:js|css)(?:\?v=(\w+))?"', (folder / "index.html").read_text()))
+    assert len(versions) == 1 and all(versions)
+    return versions.pop()
+
+
 @needs_browser
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another", "of another page"])
 def test_a_damaged_piece_is_named_and_the_rest_still_opens(browser, page, tmp_path, damage):
@@ -534,7 +863,7 @@ def test_a_damaged_piece_is_named_and_the_rest_still_opens(browser, page, tmp_pa
     if damage == "gone":
         piece.unlink()
     else:
-        text, version = piece.read_text(), pieces.version_of(collection())
+        text, version = piece.read_text(), version_in(copy)
         assert version in text
         changed = {"cut": text[:200], "of another": (copy / "data" / "images.js").read_text()}
         piece.write_text(changed.get(damage, text.replace(version, "0" * 16)))
@@ -581,10 +910,21 @@ def test_arrays_that_do_not_fit_are_refused_and_named(tmp_path, field, value):
     assert not (tmp_path / "page").exists()
 
 
+def test_an_image_on_a_sheet_has_a_margin_that_repeats_its_edge(tmp_path):
+    plain = np.zeros((40, 64, 64, 3), np.uint8)
+    plain[::2] = 255  # black and white in turn
+    found = sheets.write_sheets(tmp_path / "sheet", plain)
+    seen = np.asarray(Image.open(tmp_path / "sheet" / "0.jpg")).astype(int)
+    for place, image in enumerate(plain):
+        top, left = place // 16 * found.cell[0], place % 16 * found.cell[1]
+        cell = seen[top : top + found.cell[0], left : left + found.cell[1]]
+        assert abs(cell - int(image[0, 0, 0])).max() < 3, place
+
+
 def test_noise_which_no_encoder_likes_goes_onto_sheets(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
     sheets.write_sheets(tmp_path / "sheet", noise)
-    assert Image.open(tmp_path / "sheet" / "0.jpg").size == (16 * 64, 3 * 64)
+    assert Image.open(tmp_path / "sheet" / "0.jpg").size == (16 * 72, 3 * 72)
 
 
 @pytest.mark.parametrize("change", [{"title": "other"}, {"phi": None}, {"facts": {"a": "b"}}])
@@ -595,14 +935,82 @@ def test_another_page_has_another_version(change):
     assert pieces.version_of(changed) != pieces.version_of(collection())
 
 
+def test_other_code_gives_the_page_another_version(page, tmp_path, monkeypatch):
+    static = shutil.copytree(writing.STATIC, tmp_path / "static")
+    monkeypatch.setattr(writing, "STATIC", static)
+    explorer.write(tmp_path / "same", collection())
+    assert version_in(tmp_path / "same") == version_in(page)
+    (static / "map.js").write_text((static / "map.js").read_text() + "// changed\n")
+    explorer.write(tmp_path / "other", collection())
+    assert version_in(tmp_path / "other") != version_in(page)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """320 crops of photographs of 64x64, with as many maps, top images and neighbours as an analysis makes, for 32 channels."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    crops = open_photographs("train", crops=320, image_size=64, image_channels=3, cache_dir=cache).images
+    rng, found = np.random.default_rng(0), collection()
+    few = np.arange(320) % IMAGES
+    clustering = found.clusterings[0]._replace(assignment=found.clusterings[0].assignment[few], distance=rng.random(320))
+    return found._replace(
+        images=crops,
+        names=[f"photographs/{i}.png" for i in range(320)],
+        labels=found.labels[few],
+        phi=rng.gamma(1.0, size=(320, 32)).astype(np.float32),
+        image_numbers={"participation ratio of phi": rng.random(320)},
+        channels=explorer.Channels(
+            numbers={"selectivity": rng.random(32)},
+            groups={"specialised": np.arange(32) < 9},
+            threshold=np.ones(32),
+            level_means=rng.random((3, 32)),
+            level_correlations=rng.random((3, 32)),
+            companions=rng.integers(0, 32, (32, 10)),
+            companion_correlations=rng.random((32, 10)),
+        ),
+        layouts={name: rng.random((320, 2)) for name in ("t-SNE", "components")},
+        top=explorer.TopImages(rng.integers(0, 320, (32, 10)), rng.random((32, 10, 8, 8))),
+        fires=explorer.Fires("all", rng.integers(0, 32, (320, 8)), rng.random((320, 8)), rng.random((320, 8, 8, 8))),
+        neighbours={space: rng.integers(0, 320, (320, 10)) for space in ("phi, centred", "phi", "pixels")},
+        clusterings=[clustering, clustering],
+        reconstructions=(),
+    )
+
+
+def test_5000_images_and_512_channels_take_less_than_60_MB(photographs, tmp_path):
+    explorer.write(tmp_path / "page", photographs)
+    # What grows with both, with channels alone, and all else as if it grew with images.
+    times = {"phi-images": 5000 / 320 * 512 / 32, "phi-channels": 5000 / 320 * 512 / 32, "top": 512 / 32, "channels": 512 / 32}
+    total = 0
+    for file in (file for file in (tmp_path / "page").rglob("*") if file.is_file()):
+        total += file.stat().st_size * times.get(re.sub(r"-\d+$", "", file.stem), 5000 / 320)
+    assert 30e6 < total < 60e6
+
+
+@needs_browser
+def test_small_pictures_come_from_small_sheets(browser, photographs, tmp_path):
+    found = photographs
+    explorer.write(tmp_path / "page", found)
+    browser.open((tmp_path / "page" / "index.html").as_uri(), "#clusters")
+    first = browser.until("document.querySelector('main .tile')")
+    assert "small/" in first.get_attribute("style")
+    clustering = found.clusterings[0]
+    largest = np.bincount(clustering.assignment).argmax()
+    members = np.flatnonzero(clustering.assignment == largest)
+    central = Image.fromarray(found.images[members[clustering.distance[members].argmin()]])
+    assert looks_like(browser, "main .tile", np.asarray(central.resize((40, 40), Image.Resampling.LANCZOS)))
+    asked = browser.logs()[1]
+    assert any("/small/" in url for url in asked) and not any("/images/" in url for url in asked)
+
+
 def test_images_that_are_large_and_not_square_are_made_smaller_and_keep_their_shape(tmp_path):
     image = np.zeros((1, 300, 150, 1), np.uint8)
     image[:, :, :75] = 200
     found = sheets.write_sheets(tmp_path / "sheet", image)
-    assert (found.tile, found.cell) == ((128, 64), (128, 64))
-    assert sheets.write_sheets(tmp_path / "odd", image[:, :9, :7]).cell == (16, 8)
+    assert (found.tile, found.cell, found.margin) == ((128, 64), (136, 72), 4)
+    assert sheets.write_sheets(tmp_path / "odd", image[:, :9, :7]).cell == (24, 16)
     seen = np.asarray(Image.open(tmp_path / "sheet" / "0.jpg").convert("L"))
-    assert abs(seen[:, :31].astype(int) - 200).max() < 4 and seen[:, 34:].max() < 4
+    assert abs(seen[:, : 4 + 31].astype(int) - 200).max() < 4 and seen[:, 4 + 34 :].max() < 4
 
 
 def test_the_same_collection_gives_the_same_bytes(page, tmp_path):

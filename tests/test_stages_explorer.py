@@ -87,10 +87,59 @@ def test_what_has_not_run_is_named_with_its_command_and_shown_once_it_has(make_c
     with np.load(context.outdir / "neighbours" / "arrays.npz") as saved:
         np.testing.assert_array_equal(found.neighbours[exploring.SPACES["phi, centred"]], saved["index/all/phi, centred"])
     (made,) = found.reconstructions
+    assert made.title == "Reconstructed from phi: fixed schedule." and made.levels == "Through noise levels from 255 to 25.5/255"
     assert made.images.shape == (6, 8, 8, 3) and len(set(made.targets)) == 3
     with np.load(context.outdir / "reconstructions" / "arrays.npz") as saved:
         np.testing.assert_array_equal(saved["targets"], context.images.images[made.targets[::2]])
     assert set(found.channels.groups) == {"specialised", "common", "dead"}
+
+
+def test_a_channel_that_is_the_same_for_all_images_has_no_top_images_and_goes_with_none(make_context, handed):  # noqa: F811
+    weights = WEIGHTS.copy()
+    weights[:, 2] = 0
+    stages.run_stages(make_context()._replace(denoiser=colour_denoiser(weights)), ["explorer"], [])
+    (found,) = handed
+    assert (found.top.index[2] == -1).all() and (found.top.index[0] >= 0).all()
+    known = found.channels
+    assert np.isnan(known.companion_correlations[2]).all() and np.isnan(known.level_correlations[:, 2]).all()
+    assert all(known.companions[c, -1] in (2, c) and np.isnan(known.companion_correlations[c, -1]) for c in (0, 1, 3, 4, 5))
+    assert np.isfinite(known.companion_correlations[0, :-1]).all()
+
+
+def test_a_channel_stands_among_those_that_go_with_another_or_against_it_and_not_twice(monkeypatch):
+    monkeypatch.setattr(exploring, "COMPANIONS", 3)
+    values = np.random.default_rng(0).normal(size=(50, 9))
+    values[:, [1, 4, 5]] = 0.1
+    order, strength = exploring.companions_of(values)
+    correlation = np.corrcoef(values[:, [0, 2, 3, 6, 7, 8]].T)[0, 1:]
+    np.testing.assert_allclose(strength[0, :5], np.sort(correlation)[::-1])
+    assert np.isnan(strength[0, 5]) and len(set(order[0])) == 6
+
+
+@pytest.mark.parametrize(
+    "given", ["{}/runs/a", "{}/runs/a/last", "{}/runs/a/best/1200", "{}/runs/a/milestones/40", ".", "./last", "last/1200"]
+)
+def test_a_checkpoint_has_the_name_of_its_run(make_context, tmp_path, monkeypatch, given):  # noqa: F811
+    for name in ("best", "last", "milestones"):
+        (tmp_path / "runs" / "a" / name / "1200").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs" / "a")
+    context = make_context()
+    context.facts["checkpoint"] = f"{given.format(tmp_path)}, step 1,200, averaged"
+    context.facts["checkpoint sha256"] = "0123456789abcdef"
+    assert exploring.name_of(context) == ("a", ", step 1,200, averaged, sha256 01234567")
+
+
+def test_a_run_whose_name_is_a_number_keeps_it(make_context, tmp_path):  # noqa: F811
+    (tmp_path / "12" / "best" / "7").mkdir(parents=True)
+    context = make_context()
+    context.facts["checkpoint"] = f"{tmp_path / '12' / 'best' / '7'}, step 7, params"
+    assert exploring.name_of(context) == ("12", ", step 7, params")
+
+
+def test_levels_of_a_reconstruction_are_said_as_everywhere_else():
+    schedule, adaptive = exploring.reconstruction.Schedule(), exploring.reconstruction.Adaptive(sigma_0=1.0, sigma_end=0.1)
+    assert exploring.levels_of(adaptive) == "Through noise levels from 255 to 25.5/255"
+    assert exploring.levels_of(schedule._replace(sigmas=(0.02,))) == "At one noise level, 5.1/255"
 
 
 def test_a_stage_made_with_other_settings_is_not_shown(make_context, handed):  # noqa: F811
@@ -186,7 +235,8 @@ def test_a_network_whose_phi_is_the_same_for_all_images_is_shown(make_context, h
     )
     stages.run_stages(make_context()._replace(denoiser=constant), ["explorer"], [])
     assert handed[0].fires.what.startswith("all channels")
-    assert not handed[0].fires.deviations.any() and not handed[0].channels.companion_correlations.any()
+    assert not handed[0].fires.deviations.any() and np.isnan(handed[0].channels.companion_correlations).all()
+    assert np.isnan(handed[0].channels.level_correlations).all() and (handed[0].top.index == -1).all()
     assert not handed[0].layouts["the first two principal components of phi"].any()
 
 

@@ -16,11 +16,11 @@ class Channels(NamedTuple):
     Attributes:
       numbers: what a number is -> one for each channel; NaN where it has none.
       groups: name of a group -> its channels; a channel may be in none.
-      threshold: value above which a channel counts as on; None where there is none.
+      threshold: value above which a channel counts as on, the largest phi of any image without noise; None where there is none.
       level_means: phi's mean over images at each noise level.
       level_correlations: correlation over images of phi at each noise level with phi at the working one; NaN for constant channels.
       companions: for each channel the ones whose phi goes with its own, then those that go against it.
-      companion_correlations: correlations over images with these.
+      companion_correlations: correlations over images with these; NaN where there is none, and the channel beside it is not shown.
     """
 
     numbers: Mapping[str, Float[np.ndarray, " k"]]
@@ -36,7 +36,7 @@ class TopImages(NamedTuple):
     """The images with the largest phi of each channel, largest first, and where the channel fires in them.
 
     Attributes:
-      index: positions of the images.
+      index: positions of the images; -1 where no further image lies above the channel's least value.
       maps: activations of the channel.
     """
 
@@ -65,7 +65,7 @@ class Clustering(NamedTuple):
 
     Attributes:
       assignment: cluster of each image.
-      distance: of each image from its cluster's centroid.
+      distance: of each image from its cluster's centroid, over the root mean squared distance of all images from their mean.
       nearest: for each cluster the others, nearest first.
       separation: from these: distance of the centroids over the deviation along the line between them; NaN where not known.
     """
@@ -80,7 +80,7 @@ class Reconstructions(NamedTuple):
     """Images made from phi of some of the images, in one way.
 
     Attributes:
-      title: what they are made from and how, a sentence.
+      title: what they are made from and how, and whether they are a control, a sentence.
       levels: at which noise levels, a few words.
       targets: positions of the images whose phi it was; one that has several reconstructions stands several times.
       images: the reconstructions, intensities nominally in [0, 1].

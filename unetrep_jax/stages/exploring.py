@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from unetrep_jax import clusters, explorer, measures, selectivity, storage
+from unetrep_jax import clusters, explorer, measures, reconstruction, selectivity, storage
 from unetrep_jax.stages import reconstructing
 from unetrep_jax.stages.context import Arrays, Context, phi
 from unetrep_jax.stages.remembered import remember
@@ -21,6 +21,9 @@ TSNE_IMAGES = 10_000  # beyond which t-SNE would take longer than everything els
 CHANNELS_OF_AN_IMAGE = 8
 COMPANIONS = 5  # channels that go with one, and as many that go against it
 NEAREST_CLUSTERS = 5
+OF_A_RUN = ("best", "last", "milestones")  # folders of checkpoints in a run's
+SHA256_SHOWN = 8  # digits, enough to tell checkpoints apart
+CONTROLS = ("unmatched", "alone", "untrained", "pca")  # arms that leave out, or replace, what is claimed to matter
 SPACES = {  # space of the neighbours stage -> as the page calls it
     "phi, centred": "cosine of phi, after the mean phi of all images is taken away",
     "phi": "cosine of phi as it is",
@@ -54,6 +57,8 @@ def run_explorer(context: Context, folder: Path, key: str) -> None:
     top = selectivity.top_images(values, min(context.settings.top_images_per_channel, len(values)))
     channels, deviations, what = channels_of_images(values, saved.get("selectivity"))
     maps, lookup = activation_maps(context, pairs_of(top, channels, values.shape[1]))
+    everyone, every_channel = np.arange(len(values))[:, None], np.arange(values.shape[1])[:, None]
+    exciting = values[top, every_channel] > values.min(0)[:, None]  # the others would be whichever come first
     layouts, missing = layouts_of(context, values)
     found = explorer.Collection(
         title=f"What {name_of(context)[0]} knows of {len(values):,} images",
@@ -70,8 +75,8 @@ def run_explorer(context: Context, folder: Path, key: str) -> None:
         working=context.working,
         channels=channels_known(context, values, saved.get("selectivity")),
         layouts=layouts,
-        top=explorer.TopImages(top, maps[lookup(top, np.arange(values.shape[1])[:, None])]),
-        fires=explorer.Fires(what, channels, deviations, maps[lookup(np.arange(len(values))[:, None], channels)]),
+        top=explorer.TopImages(np.where(exciting, top, -1), maps[lookup(top, every_channel)]),
+        fires=explorer.Fires(what, channels, deviations, maps[lookup(everyone, channels)]),
         neighbours={
             title: saved["neighbours"][f"index/all/{space}"]
             for space, title in SPACES.items()
@@ -99,9 +104,16 @@ def arrays_of(context: Context, stage: str) -> dict[str, np.ndarray]:
 
 
 def name_of(context: Context) -> tuple[str, str]:
-    """The denoiser as a person would call it: (the checkpoint's folder, or the name that it was given; which step and weights)."""
-    path, _, rest = str(context.facts.get("checkpoint", context.facts.get("denoiser", "the denoiser"))).partition(", step")
-    return Path(path).name or path, f", step{rest}" if rest else ""
+    """The denoiser as a person would call it: (the run's folder, or the name that it was given; which step, weights and file)."""
+    if "checkpoint" not in context.facts:
+        return str(context.facts.get("denoiser", "the denoiser")), ""
+    fact = str(context.facts["checkpoint"])
+    given, step, rest = fact.rpartition(", step") if ", step" in fact else (fact, "", "")
+    path = Path(given).resolve()
+    while (path.name.isdecimal() or path.name in OF_A_RUN) and not any((path / name).is_dir() for name in OF_A_RUN):
+        path = path.parent
+    sha256 = str(context.facts.get("checkpoint sha256", ""))[:SHA256_SHOWN]
+    return path.name or given, f"{step}{rest}{sha256 and f', sha256 {sha256}'}"
 
 
 def level_of(context: Context) -> str:
@@ -191,7 +203,8 @@ def channels_known(context: Context, values: np.ndarray, known: dict | None) -> 
     for level in range(len(context.settings.sigmas)):
         of_level = phi(context, "representations", level)
         means.append(of_level.mean(0))
-        correlations.append(selectivity.channel_correlations(of_level, values))
+        constant = selectivity.dead_channels(of_level) | selectivity.dead_channels(values)
+        correlations.append(np.where(constant, np.nan, selectivity.channel_correlations(of_level, values)))
     numbers = {"mean": values.mean(0), "share of images where it is not 0": (values != 0).mean(0)}
     if known is not None:
         above = (values > known["channels/threshold"]).mean(0)
@@ -212,16 +225,23 @@ def channels_known(context: Context, values: np.ndarray, known: dict | None) -> 
 
 
 def companions_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(for each channel those of the largest correlation with it and then those of the most negative one, these correlations)."""
+    """(for each channel those of the largest correlation with it and then those of the most negative one, these correlations).
+
+    A channel that is the same for all images has no correlation with any: NaN.
+    """
     centred = values - values.mean(0, dtype=np.float64)
-    lengths = np.linalg.norm(centred, axis=0) * (np.ptp(values, axis=0) > 0)
-    units = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+    centred[:, selectivity.dead_channels(values)] = 0
+    lengths = np.linalg.norm(centred, axis=0)
+    units = np.divide(centred, lengths, out=np.full_like(centred, np.nan), where=lengths > 0)
     correlation = units.T @ units
+    np.fill_diagonal(correlation, np.nan)
     others = len(correlation) - 1
     alike, opposed = min(COMPANIONS, others), min(COMPANIONS, max(0, others - COMPANIONS))
-    np.fill_diagonal(correlation, -np.inf)  # itself comes last
-    order = np.argsort(-correlation, axis=1, kind="stable")[:, :others]
-    order = np.concatenate([order[:, :alike], order[:, others - opposed :]], axis=1)
+    order = np.argsort(-correlation, axis=1, kind="stable")  # NaN last
+    defined = np.isfinite(correlation).sum(1, keepdims=True)
+    last = np.maximum(alike, defined - opposed) + np.arange(opposed)
+    ranks = np.concatenate([np.broadcast_to(np.arange(alike), (len(order), alike)), last], axis=1)
+    order = np.take_along_axis(order, ranks, axis=1)
     return order, np.take_along_axis(correlation, order, axis=1)
 
 
@@ -250,17 +270,23 @@ def reconstructions_of(context: Context, known: dict | None) -> list[explorer.Re
     rows, found = reconstructing.target_rows(context), []
     for name, arm in reconstructing.arms(context).items():
         if f"{name}/images" in known:
-            way = arm.settings
-            levels = getattr(way, "sigmas", None) or (way.sigma_0, way.sigma_end)
+            kind = "Control" if name in CONTROLS else "Reconstructed from phi"
             found.append(
                 explorer.Reconstructions(
-                    f"Way of making it: {arm.title}.",
-                    f"Through noise levels from {levels[0]:g} to {levels[-1]:g} of the full range",
+                    f"{kind}: {arm.title}.",
+                    levels_of(arm.settings),
                     np.repeat(rows[: arm.targets], arm.samples),
                     known[f"{name}/images"],
                 )
             )
     return found
+
+
+def levels_of(way: reconstruction.Settings) -> str:
+    """The noise levels that a reconstruction went through, in words."""
+    levels = way.sigmas if isinstance(way, reconstruction.Schedule) else (way.sigma_0, way.sigma_end)
+    first, last = (f"{255 * level:.3g}" for level in (levels[0], levels[-1]))
+    return f"At one noise level, {first}/255" if len(levels) == 1 else f"Through noise levels from {first} to {last}/255"
 
 
 def missing_stages(context: Context) -> list[explorer.Missing]:

@@ -20,9 +20,11 @@ const explorer = (() => {
     return Object.fromEntries(Object.entries(value).map(([name, of]) => [name, unpack(of)]));
   }
 
+  // index.html asks for this script by an address that names the version of the page.
+  const version = new URL(document.currentScript.src).searchParams.get("v");
+
   /** What every piece calls; all pieces of a page have its version. */
   function take(name, version, value) {
-    explorer.version ??= version;
     if (version === explorer.version) here.set(name, unpack(value));
     else others.add(name);
   }
@@ -51,7 +53,7 @@ const explorer = (() => {
   }
 
   /** The address of a file of this version of the page, so that none is taken that a browser kept of another. */
-  const address = (file) => (explorer.version ? `${file}?v=${explorer.version}` : file);
+  const address = (file) => `${file}?v=${version}`;
 
   /** Promises of several pieces. */
   const all = (...names) => Promise.all(names.map(load));
@@ -81,5 +83,5 @@ const explorer = (() => {
     return array.subarray(i * size, (i + 1) * size);
   }
 
-  return { take, load, all, address, phiOfImage, phiOfChannel, row, overview: null, version: null, followed: false };
+  return { take, load, all, address, phiOfImage, phiOfChannel, row, version, overview: null, followed: false };
 })();

@@ -39,13 +39,11 @@ function figure(value) {
 
 const imageName = (i) => `image ${i}`;
 
+/** A label in words. */
+const labelName = (label) => explorer.overview.classNames[label] ?? `label ${label}`;
+
 /** The label of an image in words, or "". */
-function labelOf(images, i) {
-  const { labelled, classNames } = explorer.overview;
-  if (!labelled) return "";
-  const label = images.labels[i];
-  return classNames[label] ?? `label ${label}`;
-}
+const labelOf = (images, i) => (explorer.overview.labelled ? labelName(images.labels[i]) : "");
 
 /** A heading, with an id so that it can be linked to. */
 const heading = (text) => h("h2", {}, text);
@@ -95,7 +93,7 @@ function absent(...what) {
 
 /** Goes to another view, as a click on a link does. */
 function follow(address) {
-  explorer.followed = true;
+  explorer.followed = new URL(address, location).hash !== location.hash;
   location.hash = address;
 }
 

@@ -6,7 +6,7 @@ const PAGE = 120;
 views.images = async (_, query) => {
   const { overview } = explorer;
   const images = await explorer.load("images");
-  const label = query.has("label") && overview.labelled ? Number(query.get("label")) : null;
+  const label = query.has("label") ? labelFrom(query.get("label")) : null;
   const order = Object.keys(images.numbers);
   const by = order.indexOf(query.get("by"));
   let chosen = Array.from({ length: overview.images }, (_, i) => i);
@@ -26,18 +26,20 @@ views.images = async (_, query) => {
     }
     return `#images${String(wanted) && `?${wanted}`}`;
   };
-  const present = overview.labelled ? labelCounts(images, Array.from(images.labels.keys())).map(([of]) => of).sort((a, b) => a - b) : [];
+  const present = overview.labels;
   const some = chosen.slice(page * PAGE, (page + 1) * PAGE);
   const content = [
-    h("h1", {}, "Images", label !== null && h("span", { class: "soft" }, ` ${overview.classNames[label] ?? `label ${label}`}`)),
+    h("h1", {}, "Images", label !== null && h("span", { class: "soft" }, ` ${labelName(label)}`)),
     h(
       "div",
       { class: "tools" },
       overview.labelled &&
-        choices("Label", ["all", ...present.map((of) => overview.classNames[of] ?? `label ${of}`)], label === null ? 0 : present.indexOf(label) + 1, (i) => follow(address({ label: i ? present[i - 1] : null, page: 1 }))),
+        choices("Label", ["all", ...present.map(labelName)], label === null ? 0 : present.indexOf(label) + 1, (i) => follow(address({ label: i ? present[i - 1] : null, page: 1 }))),
       choices("Order", ["as analysed", ...order.map((name) => `${name}, largest first`)], by + 1, (i) => follow(address({ by: i ? order[i - 1] : null, page: 1 }))),
     ),
-    shown(
+    overview.labelled && h("p", {}, h("a", { href: "#map?colour=label" }, "All images on the map, coloured by their label")),
+    !some.length && h("p", {}, "No image has this label."),
+    some.length > 0 && shown(
       thumbs(some.map((i) => thumb(images, i, { note: by >= 0 ? figure(images.numbers[order[by]][i]) : String(i) }))),
       `${count(some.length)} of ${count(chosen.length)} images${by >= 0 ? `, with their ${order[by]}` : ", with their numbers"}.`,
       by >= 0 ? overview.level : WITHOUT_NOISE,
@@ -46,6 +48,12 @@ views.images = async (_, query) => {
   ];
   return { title: "Images", content };
 };
+
+/** A label from an address: one that images have, or that has a name at least. */
+function labelFrom(text) {
+  const { labels, labelled, classNames } = explorer.overview;
+  return labels.find((of) => String(of) === text) ?? position(text, labelled ? classNames.length : 0, "label");
+}
 
 /** Links to the first, previous, next and last page. */
 function pagesOf(page, pages, address) {
@@ -89,7 +97,7 @@ views.channels = async (_, query) => {
     h("a", { href: `#channel/${c}` }, `channel ${c}`),
     groupOf(c),
     ...numbers.map((name) => figure(channels.numbers[name][c])),
-    tops.length ? h("span", { class: "strip" }, Array.from(explorer.row(tops[k].index, c % overview.channelsPerPiece).subarray(0, 5), (i) => tile(i, 40))) : "",
+    tops.length ? h("span", { class: "strip" }, topImages(tops[k], c).slice(0, 5).map((i) => tile(i, 40))) : "",
   ]);
   const content = [
     h("h1", {}, "Channels"),
@@ -123,7 +131,7 @@ views.clusters = async (_, query) => {
   const cards = order.slice(page * 100, (page + 1) * 100).map((c) => {
     const central = members[c].sort((a, b) => clustering.distance[a] - clustering.distance[b]).slice(0, 6);
     const text = `cluster ${c}, ${count(members[c].length)} images`;
-    return h("a", { class: "card", href: `#cluster/${K}/${c}`, "aria-label": text }, h("span", { class: "strip" }, central.map((i) => tile(i, 48))), h("span", { class: "note" }, text));
+    return h("a", { class: "card", href: `#cluster/${K}/${c}`, "aria-label": text }, h("span", { class: "strip" }, central.map((i) => tile(i, 40))), h("span", { class: "note" }, text));
   });
   const content = [
     h("h1", {}, "Clusters"),
@@ -141,6 +149,7 @@ views.about = async () => {
     h("h1", {}, "About this page"),
     h("p", {}, `${overview.title}: ${count(overview.images)} images, ${count(overview.channels)} channels of phi. The page is made of files that lie beside it; it asks nothing of any network.`),
     h("p", {}, "phi is the spatial average of each channel of the denoiser's middle block, for an image with noise at the working level, averaged over draws of the noise. Every view has an address of its own: copy it from the address bar to share what you see."),
+    h("p", {}, `The images have ${overview.imageSize.join(" × ")} pixels (height × width). Pictures of them are JPEG, quality ${overview.quality}, of ${[overview.sheets.images, overview.sheets.small].filter(Boolean).map(({ tile: size }) => size.join(" × ")).join(" and, where they are small, ")}.`),
     part("What was analysed", numbersTable(Object.entries(overview.facts))),
     overview.missing.length > 0 && part("What is not here", absent(...overview.missing.map((of) => of.what))),
     part(
@@ -148,7 +157,6 @@ views.about = async () => {
       numbersTable([
         ["/", "to the search field"],
         ["← →", "previous and next image, channel or cluster"],
-        ["m", "to the map"],
         ["on the map", "arrows move, + and − zoom, 0 shows everything, Enter opens the image in the middle"],
       ]),
     ),

@@ -1,17 +1,19 @@
 "use strict";
 // All images at once, on a plane: points from afar, pictures from near.
 
-const MAP = { smallestPicture: 15, largestPicture: 64, most: 400, reach: 14 };
+// Up to `pictures` in view are drawn as such; `sheets` are kept beside those in view.
+const MAP = { smallestPicture: 15, largestPicture: 64, most: 400, reach: 14, pictures: 1500, sheets: 64 };
 
-/** Colour number `i` of as many as one likes: neighbours in number differ most in hue. */
-const categoryColour = (i) => `hsl(${(i * 137.508) % 360} ${60 + ((i * 7) % 3) * 12}% ${46 + ((i * 5) % 3) * 7}%)`;
+const darkPaper = () => matchMedia("(prefers-color-scheme: dark)");
 
-/** From blue to orange, for 0 to 1; every colour stands out from light and from dark paper. */
-function rampColour(value) {
-  const stops = [[95, 115, 185], [130, 100, 180], [170, 85, 150], [205, 80, 110], [225, 100, 60], [235, 140, 20]];
-  const at = Math.max(0, Math.min(1, value)) * (stops.length - 1);
-  const i = Math.min(stops.length - 2, Math.floor(at));
-  return `rgb(${stops[i].map((from, k) => Math.round(from + (stops[i + 1][k] - from) * (at - i))).join(" ")})`;
+/** Colour number `i` of as many as one likes: neighbours in number differ most in hue; all stand out from the paper. */
+const categoryColour = (i, dark) => `oklch(${(dark ? 0.68 : 0.48) + (i % 3) * 0.07} 0.15 ${(i * 137.508) % 360})`;
+
+/** From dark blue to light orange, for 0 to 1: ever lighter, and all stand out from the paper. */
+function rampColour(value, dark) {
+  const at = Math.max(0, Math.min(1, value));
+  const [from, to] = dark ? [0.54, 0.86] : [0.32, 0.64];
+  return `oklch(${from + (to - from) * at} 0.14 ${(265 + 150 * at) % 360})`;
 }
 
 /** What the images may be coloured by: [{ key, name }]. */
@@ -23,27 +25,34 @@ function colourings() {
   return found;
 }
 
-/** A colour for each image, and a line that says what the colours are. */
+/** A colour for each image, what it stands for there (where the label does not say it), and a line that says what the colours are. */
 async function colouring(key, images) {
   const total = explorer.overview.images;
   const [kind, which] = key.split("-");
+  const dark = darkPaper().matches;
   if (kind === "channel") {
     const values = await explorer.phiOfChannel(Number(which));
     const { low, high } = histogramOf(values, 1);
     return {
-      colours: Array.from(values, (value) => rampColour(high > low ? (value - low) / (high - low) : 0)),
+      colours: Array.from(values, (value) => rampColour(high > low ? (value - low) / (high - low) : 0, dark)),
+      meaning: (i) => `channel ${which}: ${figure(values[i])}`,
       text: `phi of channel ${which}, from ${figure(low)} (blue) to ${figure(high)} (orange)`,
     };
   }
   if (kind === "clusters") {
     const number = explorer.overview.clusterings.indexOf(Number(which));
     const { assignment } = await explorer.load(`clusters-${number}`);
-    return { colours: Array.from(assignment, categoryColour), text: `its cluster of phi, of ${which}` };
+    return {
+      colours: Array.from(assignment, (of) => categoryColour(of, dark)),
+      meaning: (i) => `cluster ${assignment[i]}`,
+      text: `its cluster of phi, of ${which}, which pointing at it names`,
+    };
   }
   if (kind === "label" && images.labels) {
-    return { colours: Array.from(images.labels, categoryColour), text: "its label, which pointing at it names" };
+    const colours = Array.from(images.labels, (of) => categoryColour(of, dark));
+    return { colours, meaning: () => "", text: "its label, which pointing at it names" };
   }
-  return { colours: new Array(total).fill("hsl(210 55% 50%)"), text: "" };
+  return { colours: new Array(total).fill("hsl(210 55% 50%)"), meaning: () => "", text: "" };
 }
 
 /** Positions scaled into the unit square, both axes alike. */
@@ -78,13 +87,14 @@ function spacingOf(points) {
 
 /** The drawing of the map: a canvas that shows `points` in `colours`, and tells which image the pointer is on. */
 class Plane {
-  constructor({ points, colours, view, ring, onview, onpoint, onopen }) {
-    Object.assign(this, { points, colours, view, ring, onview, onpoint, onopen });
-    this.spacing = spacingOf(points);
-    this.sheets = new Map();
+  constructor(given) {
+    Object.assign(this, given); // points, colours, view, ring, onview, onpoint, onmiddle, onopen
+    this.spacing = spacingOf(this.points);
+    this.sheets = new Map(); // address -> sheet, the last used last
     this.pointers = new Map();
     this.canvas = h("canvas", {
       class: "plane",
+      id: "plane",
       tabindex: 0,
       role: "application",
       "aria-label": "Map of all images. Arrow keys move, plus and minus zoom, 0 shows everything, Enter opens the image in the middle.",
@@ -123,17 +133,19 @@ class Plane {
     const { width, height, side, left, top } = this.frame();
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, width, height);
-    const size = Math.min(MAP.largestPicture, 1.5 * this.spacing * side);
-    const pictures = size >= MAP.smallestPicture;
+    const { images, size, pictures } = this.inView();
     const radius = Math.max(1.5, Math.min(4, size / 5));
-    const margin = pictures ? size : radius;
-    for (let i = 0; i < this.points.length / 2; i++) {
+    const used = new Set();
+    for (const i of images) {
       const x = left + this.points[2 * i] * side;
       const y = top + this.points[2 * i + 1] * side;
-      if (x < -margin || y < -margin || x > width + margin || y > height + margin) continue;
       context.fillStyle = this.colours[i];
-      if (pictures) this.drawPicture(context, i, x, y, size);
+      if (pictures) used.add(this.drawPicture(context, i, x, y, size));
       else context.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
+    }
+    for (const url of this.sheets.keys()) {
+      if (used.has(url) || this.sheets.size <= used.size + MAP.sheets) break;
+      this.sheets.delete(url);
     }
     if (this.ring !== null) {
       context.lineWidth = 3;
@@ -149,30 +161,60 @@ class Plane {
     }
   }
 
+  /** The images in view in the order in which they are drawn, the size of a picture, and whether pictures are drawn, not points. */
+  inView() {
+    const { width, height, side, left, top } = this.frame();
+    const size = Math.min(MAP.largestPicture, 1.5 * this.spacing * side);
+    const margin = Math.max(4, size);
+    const images = [];
+    for (let i = 0; i < this.points.length / 2; i++) {
+      const x = left + this.points[2 * i] * side;
+      const y = top + this.points[2 * i + 1] * side;
+      if (x >= -margin && y >= -margin && x <= width + margin && y <= height + margin) images.push(i);
+    }
+    return { images, size, pictures: size >= MAP.smallestPicture && images.length <= MAP.pictures };
+  }
+
+  /** Draws an image in a frame of its colour, once its sheet is there; the address of the sheet. */
   drawPicture(context, i, x, y, size) {
-    const { folder, columns, per_sheet: perSheet, tile, cell } = explorer.overview.sheets.images;
-    const [number, place] = [Math.floor(i / perSheet), i % perSheet];
-    let sheet = this.sheets.get(number);
+    const at = placeOnSheet(sheetsFor("images", size), i, size);
+    const sheet = this.sheet(at.url);
+    context.fillRect(x - at.width / 2 - 2, y - at.height / 2 - 2, at.width + 4, at.height + 4);
+    if (sheet.complete && sheet.naturalWidth) {
+      const own = sheet.naturalWidth / at.sheetWidth; // pixels of the sheet for one on the screen
+      const place = [at.left, at.top, at.width, at.height].map((of) => of * own);
+      context.imageSmoothingEnabled = !at.enlarged;
+      context.imageSmoothingQuality = "medium";
+      context.drawImage(sheet, ...place, x - at.width / 2, y - at.height / 2, at.width, at.height);
+    }
+    return at.url;
+  }
+
+  sheet(url) {
+    let sheet = this.sheets.get(url);
     if (!sheet) {
       sheet = new Image();
       sheet.onload = () => this.draw();
-      sheet.src = explorer.address(`${folder}/${number}.jpg`);
-      this.sheets.set(number, sheet);
+      sheet.src = url;
     }
-    const scale = size / Math.max(...tile);
-    const [height, width] = [tile[0] * scale, tile[1] * scale];
-    context.fillRect(x - width / 2 - 2, y - height / 2 - 2, width + 4, height + 4);
-    if (!sheet.complete || !sheet.naturalWidth) return;
-    const [sx, sy] = [(place % columns) * cell[1], Math.floor(place / columns) * cell[0]];
-    context.drawImage(sheet, sx, sy, tile[1], tile[0], x - width / 2, y - height / 2, width, height);
+    this.sheets.delete(url);
+    this.sheets.set(url, sheet);
+    return sheet;
   }
 
-  /** The image that is nearest to a place on the canvas, within reach; -1 for none. */
+  /** The image whose picture is on top at a place on the canvas; where there is none the nearest one within reach; -1 for none. */
   at(x, y, reach = MAP.reach) {
     const { side, left, top } = this.frame();
-    const size = Math.min(MAP.largestPicture, 1.5 * this.spacing * side);
-    let [found, nearest] = [-1, Math.max(reach, size / 2) ** 2];
-    for (let i = 0; i < this.points.length / 2; i++) {
+    const { images, size, pictures } = this.inView();
+    if (pictures) {
+      const { width, height } = placeOnSheet(sheetsFor("images", size), 0, size);
+      const covers = (i) =>
+        Math.abs(left + this.points[2 * i] * side - x) <= width / 2 + 2 && Math.abs(top + this.points[2 * i + 1] * side - y) <= height / 2 + 2;
+      const topmost = images.findLast(covers);
+      if (topmost !== undefined) return topmost;
+    }
+    let [found, nearest] = [-1, reach ** 2];
+    for (const i of images) {
       const distance = (left + this.points[2 * i] * side - x) ** 2 + (top + this.points[2 * i + 1] * side - y) ** 2;
       if (distance < nearest) [found, nearest] = [i, distance];
     }
@@ -275,10 +317,13 @@ class Plane {
       Enter: () => this.middle() >= 0 && this.onopen(this.middle()),
     };
     const action = actions[event.key];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!action || event.ctrlKey || event.metaKey || event.altKey || (event.shiftKey && event.key.startsWith("Arrow"))) return;
     event.preventDefault();
     action();
-    if (event.key !== "Enter") this.onpoint(this.middle(), this.canvas.clientWidth / 2, this.canvas.clientHeight / 2);
+    if (event.key === "Enter") return;
+    const i = this.middle();
+    this.onpoint(i, this.canvas.clientWidth / 2, this.canvas.clientHeight / 2);
+    this.onmiddle(i);
   }
 
   close() {

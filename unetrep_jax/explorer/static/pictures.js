@@ -1,9 +1,17 @@
 "use strict";
 // Images cut out of sheets, and where channels fire in them.
 
+const ENLARGED = 2; // times its own size, from which a picture shows its pixels as squares; below it is smooth
+
+/** The sheets of that kind for pictures of `size` pixels on the longer side: of images there may be small ones too. */
+function sheetsFor(kind, size) {
+  const { small, [kind]: sheets } = explorer.overview.sheets;
+  return kind === "images" && small && size <= Math.max(...small.tile) ? small : sheets;
+}
+
 /** Where an image lies on its sheet, for an element that is `size` pixels on the image's longer side. */
 function placeOnSheet(sheets, i, size) {
-  const { folder, columns, per_sheet: perSheet, count: total, tile, cell } = sheets;
+  const { folder, columns, per_sheet: perSheet, count: total, tile, cell, margin } = sheets;
   const [number, place] = [Math.floor(i / perSheet), i % perSheet];
   const scale = size / Math.max(...tile);
   const rows = Math.ceil(Math.min(perSheet, total - number * perSheet) / columns);
@@ -11,8 +19,9 @@ function placeOnSheet(sheets, i, size) {
     url: explorer.address(`${folder}/${number}.jpg`),
     height: tile[0] * scale,
     width: tile[1] * scale,
-    left: (place % columns) * cell[1] * scale,
-    top: Math.floor(place / columns) * cell[0] * scale,
+    enlarged: scale >= ENLARGED,
+    left: ((place % columns) * cell[1] + margin) * scale,
+    top: (Math.floor(place / columns) * cell[0] + margin) * scale,
     sheetWidth: columns * cell[1] * scale,
     sheetHeight: rows * cell[0] * scale,
   };
@@ -20,11 +29,11 @@ function placeOnSheet(sheets, i, size) {
 
 /** An image, by its position on a kind of sheets. */
 function tile(i, size, { kind = "images", text, map } = {}) {
-  const at = placeOnSheet(explorer.overview.sheets[kind], i, size);
+  const at = placeOnSheet(sheetsFor(kind, size), i, size);
   return h(
     "span",
     {
-      class: "tile",
+      class: at.enlarged ? "tile enlarged" : "tile",
       role: text && "img",
       "aria-label": text,
       style: {

@@ -91,13 +91,20 @@ function channelBars(values, unit) {
     svg.setAttribute(name, value);
   }
   svg.classList.add("clickable");
+  let pressed = null;
   svg.addEventListener("pointermove", (event) => choose(channelAt(event)));
+  svg.addEventListener("pointerdown", (event) => {
+    pressed = event.button === 0 ? [event.clientX, event.clientY] : null;
+  });
   svg.addEventListener("pointerup", (event) => {
     choose(channelAt(event));
-    if (event.pointerType === "mouse" && event.button === 0) follow(`#channel/${chosen}`);
+    const clicked = pressed && Math.hypot(event.clientX - pressed[0], event.clientY - pressed[1]) < 4; // and not the end of a drag
+    pressed = null;
+    if (clicked && event.pointerType === "mouse") follow(`#channel/${chosen}`);
   });
   svg.addEventListener("keydown", (event) => {
     const to = { ArrowLeft: chosen - 1, ArrowRight: chosen + 1, Home: 0, End: values.length - 1, PageUp: chosen - 10, PageDown: chosen + 10 }[event.key];
+    if (event.shiftKey) return;
     if (event.key === "Enter") follow(`#channel/${chosen}`);
     else if (to !== undefined) choose(to);
     else return;
@@ -109,7 +116,7 @@ function channelBars(values, unit) {
 
 /** Curves over noise levels, which stand at equal distances: [{ name, values }]. */
 function levelCurves(sigmas, curves, { low, high, unit, working }) {
-  const [height, top, bottom, left, right] = [190, 12, 150, 44, WIDTH - 8];
+  const [height, top, bottom, left, right] = [190, 12, 150, 112, WIDTH - 24]; // labels fit in a phone's larger letters too
   const values = curves.flatMap((curve) => Array.from(curve.values)).filter(Number.isFinite);
   const least = low ?? Math.min(...values, 0);
   const largest = high ?? Math.max(...values, least);

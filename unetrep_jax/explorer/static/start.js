@@ -3,9 +3,11 @@
 
 (async () => {
   const main = document.getElementById("main");
-  const scrolled = new Map(); // address -> how far down it was left
+  const left = new Map(); // address -> how far down it was left, and the link that had the focus
   let shownView = null;
-  let newest = 0;
+  let newest = 0; // number of the view that was asked for last
+  let shownNumber = 0; // and of the one that is shown
+  let searches = 0;
   let before = null; // the view that is shown: { path, page }
   history.scrollRestoration = "manual";
 
@@ -22,8 +24,9 @@
     }
   }
 
-  async function open() {
+  async function open(followed) {
     const number = ++newest;
+    answer("");
     const address = location.hash;
     const [path, settings] = address.slice(1).split("?");
     const [name, ...what] = path.split("/");
@@ -40,24 +43,22 @@
       if (here) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    arrive({ path, page: query.get("page") }, address, focused);
+    shownNumber = number;
+    arrive({ path, page: query.get("page") }, { address, followed, focused, wanted: view.focus });
     main.dataset.ready = address;
   }
 
   /** Scrolls and focuses as a new page would: a link leads to the top, going back to where one was, a setting moves nothing. */
-  function arrive(now, address, focused) {
-    const { followed } = explorer;
-    explorer.followed = false;
+  function arrive(now, { address, followed, focused, wanted }) {
     const elsewhere = before && (before.path !== now.path || before.page !== now.page);
-    if (before && !followed) window.scrollTo(0, scrolled.get(address) ?? 0);
+    const was = followed ? null : left.get(address);
+    if (before && !followed) window.scrollTo(0, was?.scrolled ?? 0);
     else if (elsewhere) window.scrollTo(0, 0);
-    const same = focused && document.getElementById(focused);
-    if (same && !elsewhere) same.focus({ preventScroll: true });
-    else if (before) {
-      const title = main.querySelector("h1");
-      title?.setAttribute("tabindex", "-1");
-      title?.focus({ preventScroll: true });
-    }
+    const same = focused && !elsewhere && document.getElementById(focused);
+    const link = was?.link && [...main.querySelectorAll("a")].find((of) => of.getAttribute("href") === was.link);
+    const title = main.querySelector("h1");
+    title?.setAttribute("tabindex", "-1");
+    if (before) ((followed && wanted) || same || link || title)?.focus({ preventScroll: true });
     before = now;
   }
 
@@ -70,17 +71,46 @@
       return `#${kind?.toLowerCase() ?? "image"}/${number}`;
     }
     const wanted = text.toLowerCase();
-    const exact = overview.classNames.findIndex((name) => name.toLowerCase() === wanted);
-    const label = exact >= 0 ? exact : overview.classNames.findIndex((name) => name.toLowerCase().includes(wanted));
-    return label >= 0 && overview.labelled ? `#images?label=${label}` : null;
+    const { labels, classNames } = overview;
+    const exact = labels.find((of) => labelName(of).toLowerCase() === wanted);
+    const label = exact ?? labels.find((of) => classNames[of]?.toLowerCase().includes(wanted));
+    return label === undefined ? null : `#images?label=${label}`;
   }
 
-  /** The image of that name, or part of a name; -1 for none. */
+  /** Where a search among the names of images leads, whole names first; null for none. */
   async function named(text) {
-    if (!explorer.overview.named) return -1;
+    if (!explorer.overview.named) return null;
     const names = await explorer.load("names");
     const exact = names.indexOf(text);
-    return exact >= 0 ? exact : names.findIndex((name) => name.toLowerCase().includes(text.toLowerCase()));
+    const i = exact >= 0 ? exact : names.findIndex((name) => name.toLowerCase().includes(text.toLowerCase()));
+    return i >= 0 ? `#image/${i}` : null;
+  }
+
+  /** The line below the search field; what a search under way would say after it no longer counts. */
+  function answer(text) {
+    searches++;
+    document.getElementById("gone").textContent = text;
+  }
+
+  async function search(text) {
+    let address = find(text);
+    if (!address) {
+      answer("Looking through the names …");
+      const number = searches;
+      let problem = null;
+      try {
+        address = await named(text);
+      } catch (error) {
+        problem = error.message;
+      }
+      if (number !== searches) return;
+      answer(address ? "" : (problem ?? `Nothing is called ${text}.`));
+    }
+    if (!address) return;
+    follow(address);
+    const field = document.getElementById("goto");
+    field.value = "";
+    field.blur();
   }
 
   document.querySelector(".skip").addEventListener("click", (event) => {
@@ -88,27 +118,18 @@
     main.focus();
   });
 
-  document.getElementById("go").addEventListener("submit", async (event) => {
+  document.getElementById("go").addEventListener("submit", (event) => {
     event.preventDefault();
-    const [field, answer] = [document.getElementById("goto"), document.getElementById("gone")];
-    const text = field.value.trim();
-    if (!text) return;
-    const i = await named(text);
-    const address = find(text) ?? (i >= 0 ? `#image/${i}` : null);
-    answer.textContent = address ? "" : `Nothing is called ${text}.`;
-    if (address) {
-      follow(address);
-      field.value = "";
-      field.blur();
-    }
+    answer("");
+    const text = document.getElementById("goto").value.trim();
+    if (text) search(text);
   });
 
   window.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA|CANVAS)$/.test(event.target.tagName)) return;
-    const link = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+    const link = !event.shiftKey && { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
     const found = link && !event.target.closest(".wide") && main.querySelector(`a[rel="${link}"]`);
     if (event.key === "/") document.getElementById("goto").focus();
-    else if (event.key === "m") follow("#map");
     else if (found) found.click();
     else return;
     event.preventDefault();
@@ -122,11 +143,18 @@
   }
   document.addEventListener("click", (event) => {
     const elsewhere = event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey; // a new tab, or no link
-    if (!elsewhere && event.target.closest?.('a[href^="#"]')) explorer.followed = true;
+    const link = !elsewhere && event.target.closest?.('a[href^="#"]');
+    if (link) explorer.followed = link.hash !== location.hash; // otherwise nothing changes, and a later step back is no link
   });
   window.addEventListener("hashchange", (event) => {
-    scrolled.set(new URL(event.oldURL).hash, window.scrollY);
-    open();
+    const { followed } = explorer;
+    explorer.followed = false;
+    // A view that had not opened yet was never scrolled.
+    if (shownNumber === newest) {
+      const link = main.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+      left.set(new URL(event.oldURL).hash, { scrolled: window.scrollY, link });
+    }
+    open(followed);
   });
-  await open();
+  await open(false);
 })();

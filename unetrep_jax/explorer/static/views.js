@@ -1,5 +1,5 @@
 "use strict";
-// The views of one thing: the map, an image, a channel, a cluster. Each loads what it needs, and gives the elements to show.
+// The views of one thing: the map, a channel, a cluster; image.js has that of an image. Each loads what it needs, and gives the elements to show.
 
 const views = {};
 
@@ -21,7 +21,7 @@ views.map = async (_, query) => {
     names.push({ key, name: `channel ${key.slice(8)} of phi` });
   } else if (!names.some((of) => of.key === key)) key = names[0].key;
   const [positions, images] = await explorer.all(`layout-${layout}`, "images");
-  const { colours, text } = await colouring(key, images);
+  const { colours, meaning, text } = await colouring(key, images);
   const points = inUnitSquare(positions);
   const ring = query.has("at") ? position(query.get("at"), overview.images, "image") : null;
   const number = (name, otherwise, low, high) => {
@@ -39,6 +39,7 @@ views.map = async (_, query) => {
     }
     return `#map?${wanted}`;
   };
+  const wordsFor = (i) => [imageName(i), labelOf(images, i), meaning(i)].filter(Boolean);
   const pointed = h("div", { class: "pointed-image", hidden: true });
   const said = h("p", { class: "visually-hidden", role: "status" });
   // Where one has moved to is part of the address, but no step of the history.
@@ -67,17 +68,24 @@ views.map = async (_, query) => {
     onpoint: (i, x, y) => {
       pointed.hidden = i < 0;
       if (i < 0) return;
-      const lines = [imageName(i), labelOf(images, i)].filter(Boolean);
-      pointed.replaceChildren(tile(i, 96), h("span", {}, lines.join(" · ")));
+      pointed.replaceChildren(tile(i, 96), h("span", {}, wordsFor(i).join(" · ")));
       const right = x > plane.canvas.clientWidth - 180;
       Object.assign(pointed.style, {
         left: right ? "" : `${x + 16}px`,
         right: right ? `${plane.canvas.clientWidth - x + 16}px` : "",
         top: `${Math.max(4, Math.min(y - 40, plane.canvas.clientHeight - 150))}px`,
       });
-      if (document.activeElement === plane.canvas) said.textContent = lines.join(", ");
+    },
+    onmiddle: (i) => {
+      said.textContent = i < 0 ? "no image in the middle" : wordsFor(i).join(", ");
     },
   });
+  const repaint = async () => {
+    plane.colours = (await colouring(key, images)).colours;
+    plane.draw();
+  };
+  const scheme = darkPaper();
+  scheme.addEventListener("change", repaint);
   const button = (symbol, label, act) => h("button", { type: "button", "aria-label": label, title: label, onclick: act }, symbol);
   const content = [
     h("h1", { class: "small" }, overview.title),
@@ -86,6 +94,7 @@ views.map = async (_, query) => {
       { class: "tools" },
       choices("Layout", overview.layouts, layout, (i) => follow(address({ layout: overview.layouts[i], x: 0.5, y: 0.5, zoom: 1 }))),
       choices("Colour", names.map((of) => of.name), names.findIndex((of) => of.key === key), (i) => follow(address({ colour: names[i].key }))),
+      channelField(key, overview.channels, (c) => follow(address({ colour: `channel-${c}` }))),
       button("−", "Zoom out", () => plane.zoomBy(1 / 1.6)),
       button("+", "Zoom in", () => plane.zoomBy(1.6)),
       button("All", "Show everything", () => plane.reset()),
@@ -93,69 +102,29 @@ views.map = async (_, query) => {
     shown(
       h("div", { class: "plane-frame" }, plane.canvas, pointed, said),
       `All ${count(overview.images)} images, placed by ${overview.layouts[layout]}${text ? `; each in the colour of ${text}` : ""}. ` +
+        `${overview.layouts[layout].includes("t-SNE") ? "t-SNE draws islands even where there are none. " : ""}` +
         "Wheel or pinch zooms, dragging moves, a click opens an image.",
     ),
   ];
   const close = () => {
     clearTimeout(timer);
+    scheme.removeEventListener("change", repaint);
     plane.close();
   };
   return { title: "Map", content, close };
 };
 
-views.image = async ([which]) => {
-  const { overview } = explorer;
-  const i = position(which, overview.images, "image");
-  const { imagesPerPiece } = overview;
-  const [images, scale, names, phi, fires, spaces, clusterings] = await Promise.all([
-    explorer.load("images"),
-    explorer.load("phi-scale"),
-    overview.named && explorer.load("names"),
-    explorer.phiOfImage(i),
-    overview.fires && explorer.load(`fires-${Math.floor(i / imagesPerPiece)}`),
-    explorer.all(...overview.neighbours.map((_, k) => `neighbours-${k}`)),
-    explorer.all(...overview.clusterings.map((_, k) => `clusters-${k}`)),
-  ]);
-  const deviations = phi.map((value, c) => (scale.deviation[c] > 0 ? (value - scale.mean[c]) / scale.deviation[c] : 0));
-  const label = labelOf(images, i);
-  const facts = [
-    names && ["name", names[i]],
-    label && ["label", h("a", { href: `#images?label=${images.labels[i]}` }, label)],
-    ...overview.clusterings.map((K, k) => [
-      `cluster of ${K}`,
-      h("a", { href: `#cluster/${K}/${clusterings[k].assignment[i]}` }, `cluster ${clusterings[k].assignment[i]}`),
-    ]),
-    ...Object.entries(images.numbers).map(([name, values]) => [name, figure(values[i])]),
-    ["on the map", h("a", { href: `#map?at=${i}` }, "where it lies")],
-  ];
-  const content = [
-    h("h1", {}, `Image ${i}`, label && h("span", { class: "soft" }, ` ${label}`)),
-    steps("image", i, overview.images),
-    h("div", { class: "beside" }, shown(tile(i, 192, { text: `image ${i}` }), `Image ${i}.`, WITHOUT_NOISE), numbersTable(facts)),
-    part(
-      "Its phi",
-      shown(
-        channelBars(deviations, "phi, in deviations over images from its mean"),
-        "phi of the image, channel by channel: how many deviations over the images it lies above or below the channel's mean.",
-      ),
-      shown(channelBars(phi, "phi"), "The same values as they are, above 0."),
-    ),
-    fires ? part("The channels that it excites most, and where they fire", await firing(i, fires, images)) : absentPart("Where channels fire"),
-    part(
-      "Nearest images",
-      overview.neighbours.map((space, k) =>
-        shown(
-          thumbs(Array.from(explorer.row(spaces[k], i), (j) => thumb(images, j, { mark: overview.labelled && images.labels[j] === images.labels[i] }))),
-          `Nearest first, by ${space}.${overview.labelled ? " Framed: those with the same label." : ""}`,
-          space.includes("phi") ? overview.level : WITHOUT_NOISE,
-        ),
-      ),
-      absent("Neighbours"),
-    ),
-    part("Its reconstructions from phi", reconstructionsOf(i, images)),
-  ];
-  return { title: `Image ${i}${label && `, ${label}`}`, content };
-};
+/** A field for the number of the channel that colours the map. */
+function channelField(key, channels, choose) {
+  const chosen = (event) => event.target.value && event.target.checkValidity() && choose(Number(event.target.value));
+  const value = key.startsWith("channel-") ? key.slice(8) : null;
+  return h(
+    "span",
+    { class: "choice" },
+    h("label", { for: "colour-channel" }, "or channel"),
+    h("input", { id: "colour-channel", type: "number", min: 0, max: channels - 1, value, onchange: chosen }),
+  );
+}
 
 /** A part of which there is nothing but a line that says so. */
 function absentPart(what) {
@@ -173,60 +142,15 @@ function steps(kind, i, total, prefix = `#${kind}/`) {
   );
 }
 
-/** Of the channels that an image excites most: the image where each fires, and the channel's own top images. */
-async function firing(i, fires, images) {
-  const { overview } = explorer;
-  const { count: most, map: shape, what } = overview.fires;
-  const row = i % overview.imagesPerPiece;
-  const size = shape[0] * shape[1];
-  const excited = Array.from({ length: most }, (_, k) => row * most + k).filter((at) => fires.deviations[at] > 0);
-  if (!excited.length) return h("p", {}, `None of ${what} lies above its mean for this image.`);
-  const channels = excited.map((at) => fires.channels[at]);
-  const tops = overview.top ? await explorer.all(...channels.map((c) => `top-${Math.floor(c / overview.channelsPerPiece)}`)) : [];
-  const cards = channels.map((c, k) => {
-    const at = excited[k];
-    const map = { values: fires.maps.subarray(at * size, (at + 1) * size), largest: fires.largest[at] > 0 ? 255 : 0, shape };
-    const top = tops[k] && explorer.row(tops[k].index, c % overview.channelsPerPiece);
-    return h(
-      "div",
-      { class: "card" },
-      h("a", { href: `#channel/${c}`, class: "thumb", "aria-label": `channel ${c}` }, tile(i, 110, { map }), h("span", { class: "note" }, `channel ${c}`)),
-      h("p", {}, `${figure(fires.deviations[at])} deviations; largest activation ${figure(fires.largest[at])}`),
-      top && thumbs(Array.from(top.subarray(0, 4), (j) => thumb(images, j, { size: 40 }))),
-    );
-  });
-  return shown(
-    h("div", { class: "cards" }, cards),
-    `Of ${what}, at most ${most}, those in which this image lies most deviations above the mean. Light where the channel fires, dark where it does not, each on its own scale` +
-      `${overview.top ? "; below, the channel's own top images" : ""}.`,
-  );
-}
-
-/** The reconstructions of an image, in every way; or which images have some. */
-function reconstructionsOf(i, images) {
-  const { reconstructions } = explorer.overview;
-  if (!reconstructions) return absent("Reconstructions");
-  const rows = reconstructions.map(({ title, levels, targets, first }) => {
-    const own = Array.from(targets, (target, k) => (target === i ? first + k : -1)).filter((k) => k >= 0);
-    return (
-      own.length &&
-      shown(
-        thumbs(own.map((k, number) => print(k, 96, "reconstructions", `sample ${number + 1}`))),
-        title,
-        levels,
-      )
-    );
-  });
-  if (rows.some(Boolean)) return rows.filter(Boolean);
-  const known = [...new Set(reconstructions.flatMap(({ targets }) => Array.from(targets)))];
-  return [h("p", {}, "This image was not reconstructed; these were:"), thumbs(known.map((j) => thumb(images, j)))];
-}
+/** The images that excite a channel most, from its piece; only those above its least value are known. */
+const topImages = (piece, c) => Array.from(explorer.row(piece.index, c % explorer.overview.channelsPerPiece)).filter((i) => i >= 0);
 
 views.channel = async ([which]) => {
   const { overview } = explorer;
   const c = position(which, overview.channels, "channel");
   const [images, channels, values] = await Promise.all([explorer.load("images"), explorer.load("channels"), explorer.phiOfChannel(c)]);
   const top = overview.top && (await explorer.load(`top-${Math.floor(c / overview.channelsPerPiece)}`));
+  const clusterings = await explorer.all(...overview.clusterings.map((_, k) => `clusters-${k}`));
   const column = (array) => Array.from({ length: overview.sigmas.length }, (_, level) => array[level * overview.channels + c]);
   const threshold = channels.threshold?.[c];
   const groups = Object.entries(channels.groups).filter(([, of]) => of[c]).map(([name]) => name);
@@ -235,15 +159,17 @@ views.channel = async ([which]) => {
     ...Object.entries(channels.numbers).map(([name, of]) => [name, figure(of[c])]),
     ["on the map", h("a", { href: `#map?colour=channel-${c}` }, "all images coloured by it")],
   ];
-  const companions = Array.from(explorer.row(channels.companions, c), (other, k) => [other, explorer.row(channels.companionCorrelations, c)[k]]);
+  const companions = Array.from(explorer.row(channels.companions, c), (other, k) => [other, explorer.row(channels.companionCorrelations, c)[k]]).filter(
+    ([, value]) => Number.isFinite(value),
+  );
   const content = [
     h("h1", {}, `Channel ${c}`, groups.length > 0 && h("span", { class: "soft" }, ` ${groups.join(", ")}`)),
     steps("channel", c, overview.channels),
     top ? part("The images that excite it most", topOf(c, top, images, values)) : absentPart("Top images"),
-    part("What is known of it", numbersTable(facts), absent("Selectivity")),
+    part("What is known of it", shown(numbersTable(facts), "Numbers of the channel over all images."), absent("Selectivity")),
     part(
       "Its values over images",
-      shown(histogram(values, { cut: threshold, unit: `phi of channel ${c}` }), `phi of channel ${c} over ${count(overview.images)} images${threshold === undefined ? "" : "; dashed: its threshold, where it lies among them"}.`),
+      shown(histogram(values, { cut: threshold, unit: `phi of channel ${c}` }), `phi of channel ${c} over ${count(overview.images)} images${threshold === undefined ? "" : "; dashed, where it lies among them: its threshold, the largest phi of any image without noise (σ = 0)"}.`),
     ),
     part(
       "Noise",
@@ -260,32 +186,51 @@ views.channel = async ([which]) => {
     ),
     part(
       "Channels that go with it, and against it",
-      shown(
-        table(
-          ["channel", "correlation over images"],
-          companions.map(([other, value]) => [h("a", { href: `#channel/${other}` }, `channel ${other}`), figure(value)]),
-          "Correlations of phi over images: the largest, then the most negative.",
-        ),
-        "From all images.",
-      ),
+      companions.length
+        ? shown(
+            table(
+              ["channel", "correlation over images"],
+              companions.map(([other, value]) => [h("a", { href: `#channel/${other}` }, `channel ${other}`), figure(value)]),
+              "Correlations of phi over images: the largest, then the most negative.",
+            ),
+            "From all images.",
+          )
+        : h("p", {}, "None: only channels that differ over images have correlations."),
     ),
+    clusterings.length > 0 && part("Clusters that excite it most", clustersOf(c, clusterings)),
   ];
   return { title: `Channel ${c}`, content };
 };
+
+/** The clusters in which a channel's phi is highest, of every clustering. */
+function clustersOf(c, clusterings) {
+  const rows = clusterings.flatMap(({ clustersOf: clusters, clusterExcess: excess }, number) => {
+    const K = explorer.overview.clusterings[number];
+    const found = Array.from(explorer.row(clusters, c), (cluster, k) => [cluster, explorer.row(excess, c)[k]]).filter(([, value]) => value > 0);
+    return found.slice(0, 5).map(([cluster, value]) => [h("a", { href: `#cluster/${K}/${cluster}` }, `cluster ${cluster} of ${K}`), figure(value)]);
+  });
+  if (!rows.length) return h("p", {}, "None: its phi is the same for all images.");
+  return shown(
+    table(["cluster", "deviations above the mean"], rows, "Mean phi of the channel in a cluster, above that of all images, in deviations over images."),
+    "The clusters where it is highest.",
+  );
+}
 
 /** A channel's top images, each with where the channel fires. */
 function topOf(c, top, images, values) {
   const { channelsPerPiece, top: { count: most, map: shape } } = explorer.overview;
   const row = c % channelsPerPiece;
   const size = shape[0] * shape[1];
-  const index = explorer.row(top.index, row);
+  const index = topImages(top, c);
+  if (!index.length) return h("p", {}, "None: its phi is the same for all images.");
   const maps = explorer.row(top.maps, row);
-  const lit = Array.from(index, (i, k) =>
+  const few = index.length < most ? " No other image lies above its least value." : "";
+  const lit = index.map((i, k) =>
     thumb(images, i, { size: 96, note: figure(values[i]), map: { values: maps.subarray(k * size, (k + 1) * size), largest: explorer.row(top.largest, row)[k] > 0 ? 255 : 0, shape } }),
   );
   return [
-    shown(thumbs(lit), `The ${most} images with the largest phi of channel ${c}, which stands below each. Light where the channel fires, dark where it does not, each on its own scale.`),
-    shown(thumbs(Array.from(index, (i) => thumb(images, i, { size: 96 }))), "The same images, plain.", WITHOUT_NOISE),
+    shown(thumbs(lit), `The ${index.length} images with the largest phi of channel ${c}, which stands below each.${few} Light where the channel fires, dark where it does not, each on its own scale.`),
+    shown(thumbs(index.map((i) => thumb(images, i, { size: 96 }))), "The same images, plain.", WITHOUT_NOISE),
   ];
 }
 
@@ -299,15 +244,22 @@ views.cluster = async ([ofText, which], query) => {
   const [images, clustering] = await explorer.all("images", `clusters-${number}`);
   const members = membersOf(clustering, c);
   const first = Math.max(60, Math.min(members.length, Number(query.get("show")) || 60));
+  const portraits = members.slice(0, first).map((i) => thumb(images, i, { note: figure(clustering.distance[i]) }));
+  const excited = Array.from(explorer.row(clustering.channels, c), (channel, k) => [channel, explorer.row(clustering.channelExcess, c)[k]]);
   const labels = labelCounts(images, members);
   const near = Array.from(explorer.row(clustering.nearest, c), (other, k) => [other, explorer.row(clustering.separation, c)[k]]);
   const content = [
     h("h1", {}, `Cluster ${c}`, h("span", { class: "soft" }, ` of ${K}`)),
     steps("cluster", c, K, `#cluster/${K}/`),
+    h("p", {}, h("a", { href: `#map?colour=clusters-${K}` }, "All images on the map, coloured by their cluster")),
     part(
       `Its ${count(members.length)} images`,
-      shown(thumbs(members.slice(0, first).map((i) => thumb(images, i))), `The nearest to the cluster's centre first${first < members.length ? `; ${count(first)} of ${count(members.length)}` : ""}.`),
-      first < members.length && h("p", {}, h("a", { href: `#cluster/${K}/${c}?show=${Math.min(members.length, first * 4)}` }, "Show more")),
+      shown(
+        thumbs(portraits),
+        `The nearest to the cluster's centre first${first < members.length ? `; ${count(first)} of ${count(members.length)}` : ""}. ` +
+          "Below each its distance from it, 1 being the root mean squared distance of all images from their mean.",
+      ),
+      first < members.length && h("p", {}, h("a", { href: `#cluster/${K}/${c}?show=${Math.min(members.length, first * 4)}&from=${first}` }, "Show more")),
     ),
     overview.labelled &&
       part(
@@ -315,7 +267,7 @@ views.cluster = async ([ofText, which], query) => {
         table(
           ["label", "images", "share"],
           labels.slice(0, 12).map(([label, of]) => [
-            h("a", { href: `#images?label=${label}` }, overview.classNames[label] ?? `label ${label}`),
+            h("a", { href: `#images?label=${label}` }, labelName(label)),
             count(of),
             `${figure((100 * of) / members.length)} %`,
           ]),
@@ -323,7 +275,19 @@ views.cluster = async ([ofText, which], query) => {
         ),
       ),
     part(
+      "Channels that it excites most",
+      shown(
+        table(
+          ["channel", "deviations above the mean"],
+          excited.filter(([, value]) => value > 0).map(([channel, value]) => [h("a", { href: `#channel/${channel}` }, `channel ${channel}`), figure(value)]),
+          "Mean phi of the cluster's images, above that of all images, in deviations over images.",
+        ),
+        "The channels where it is highest.",
+      ),
+    ),
+    part(
       "Nearest clusters",
+      h("p", {}, "What separation the clusters of a Gaussian without clusters have is in the report."),
       near.map(([other, separation]) =>
         shown(
           thumbs(membersOf(clustering, other).slice(0, 6).map((i) => thumb(images, i))),
@@ -335,7 +299,7 @@ views.cluster = async ([ofText, which], query) => {
       ),
     ),
   ];
-  return { title: `Cluster ${c} of ${K}`, content };
+  return { title: `Cluster ${c} of ${K}`, content, focus: query.has("from") ? portraits[Number(query.get("from"))] : null };
 };
 
 /** The images of a cluster, the nearest to its centre first. */
