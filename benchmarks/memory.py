@@ -106,7 +106,7 @@ def sweep_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             params = side.ask("params", settings=settings)
             side.ask("open", settings=settings, params=params, inputs=jobs.inputs(settings, folder))
             side.ask("run", calls=1)
-            peak = side.ask("peak_mb")["ever"]
+            peak = side.ask("peak_mib")["ever"]
         size = images * 3 * arguments.size**2 / 2**20
         rows.append({"images": f"{images:,}", "peak, MB": f"{peak:.0f}", "its memory map, MB": f"{size:.0f}"})
     return rows

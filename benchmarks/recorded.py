@@ -7,6 +7,7 @@ from typing import Any
 FILE = Path(__file__).with_name("recorded.json")
 MARGIN = 1.10  # medians of the same program differ by some per cent from one start to the next
 CYCLES = 3  # with fewer, quartiles say nothing
+SAME, REGRESSED, OUT_OF_TIME = 0, 1, 3  # exit codes; 2 is for what failed
 
 
 def read() -> dict[str, Any]:
@@ -33,20 +34,27 @@ def verdict(now: dict[str, Any], then: dict[str, Any]) -> str:
     return "better" if old["low"] > MARGIN * new["high"] else "the same within its spread"
 
 
-def compare(machine: str, versions: str, measured: dict[str, Any]) -> int:
-    """Prints what has changed since the recording; 1 where something is worse, or was recorded and is not measured, else 0."""
+def compare(machine: str, versions: str, measured: dict[str, Any], out_of_time: set[str]) -> int:
+    """Prints what has changed since the recording.
+
+    Returns REGRESSED where something is worse, or was recorded and is measured no more; OUT_OF_TIME where all that is missing was
+    not begun for want of time, which says nothing of the program; else SAME.
+    """
     before = read()
     if not before:
         print(f"\nNo ratios are recorded (benchmarks/{FILE.name} is absent). --record writes them, on a quiet machine.")
-        return 0
+        return SAME
     print(f"\nAgainst the recorded ratios (ours / their best form; {before['machine']}; {before['versions']})")
     found = {name: "not recorded" for name in measured if name not in before["measured"]}
     for name, then in before["measured"].items():
-        found[name] = verdict(measured[name], then) if name in measured else "NOT MEASURED"
+        missing = "OUT OF TIME" if name in out_of_time else "NOT MEASURED"
+        found[name] = verdict(measured[name], then) if name in measured else missing
     for name, text in found.items():
         values = [f"{when[name]['ratio']['median']:.3f}" for when in (measured, before["measured"]) if name in when]
         print(f"  {name}: {', was '.join(values)}: {text}")
     if (before["machine"], before["versions"]) != (machine, versions):
         print("  They were recorded on another processor or with other versions: nothing here counts as a regression.")
-        return 0
-    return int(any(text in ("WORSE", "NOT MEASURED") for text in found.values()))
+        return SAME
+    if {"WORSE", "NOT MEASURED"} & set(found.values()):
+        return REGRESSED
+    return OUT_OF_TIME if "OUT OF TIME" in found.values() else SAME
