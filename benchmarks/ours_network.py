@@ -136,7 +136,7 @@ class Matching(Job):
         moved = np.asarray(matched.images) - self.inputs["noisy"]
         found = {"phi": self.represent(self.inputs["noisy"]), "gradient": self.program(gradient)(*self.rows)}
         losses = np.asarray(matched.losses)
-        return found | {"first loss": losses[:, :1], "losses": losses, "moved images": moved}
+        return found | {"first matching loss": losses[:, :1], "losses": losses, "moved images": moved}
 
 
 class Sampler(Job):

@@ -93,7 +93,7 @@ class Matching(Job):
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
         matched = self.match(AGREEMENT_STEPS)
         losses = matched.losses.T.cpu().numpy()
-        found = {"phi": phi.detach().cpu().numpy(), "first loss": losses[:, :1], "losses": losses}
+        found = {"phi": phi.detach().cpu().numpy(), "first matching loss": losses[:, :1], "losses": losses}
         moved = to_numpy(matched.images) - self.inputs["noisy"]
         return found | {"gradient": to_numpy(pixels.grad), "moved images": moved}
 
