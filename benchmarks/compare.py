@@ -27,7 +27,6 @@ import sides
 import tables
 
 OWN = ("steps", "images", "levels")
-OUT_OF_TIME = "out of time"
 
 
 def positive(text: str) -> int:
@@ -191,7 +190,7 @@ def measure_all(arguments: argparse.Namespace, machine: dict[str, str]) -> tuple
     for device, settings in [(each, found) for each in devices for found in measurements(arguments, each)]:
         name, start = jobs.name_of(settings, device), time.monotonic()
         if arguments.minutes and start - began + last > 60 * arguments.minutes:
-            left_out[name] = OUT_OF_TIME
+            left_out[name] = "out of time"
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -221,14 +220,13 @@ def run_of(arguments: argparse.Namespace, settings: dict[str, Any], device: str,
     return measuring.Run(settings, device, forms, folder=folder, **turns)
 
 
-def why_not_recorded(results: list[dict[str, Any]], left_out: dict[str, str]) -> list[str]:
-    """What forbids to record these measurements, each with why; nothing where all can be judged."""
-    found = [f"{result['name']}: {why}" for result in results if (why := why_no_verdict(result))]
-    return [*found, *(f"{name}: {why}" for name, why in left_out.items())]
+def unjudged(results: list[dict[str, Any]], left_out: dict[str, str]) -> dict[str, str]:
+    """The measurements that cannot be judged, nor recorded -> why."""
+    return {result["name"]: why for result in results if (why := why_no_verdict(result))} | left_out
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes; exit code: 0, 1 for a regression, 2 for what failed, 3 for what there was no time for."""
+    """Measures, prints, and writes; exit code: 0, 1 for a regression, 2 for what failed, 3 for what cannot be judged."""
     arguments = parse(given)
     # As `make` sets it for train.py; for both sides alike.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -246,13 +244,12 @@ def main(given: list[str] | None = None) -> int:
     measured = {each["name"]: {"forms": each["forms"], "ratio": each["ratio"]} for each in results}
     code = 2 if failed else 0
     if arguments.record:
-        if why := why_not_recorded(results, left_out):
-            print("error: nothing is recorded: " + "; ".join(why), file=sys.stderr)
+        if why := unjudged(results, left_out):
+            print("error: nothing is recorded: " + "; ".join(f"{name}: {each}" for name, each in why.items()), file=sys.stderr)
             return 2
         recorded.write(machine["cpu"], results[0]["versions"], measured)
     elif arguments.bench and not arguments.tiny and results:
-        late = {name for name, why in left_out.items() if why == OUT_OF_TIME}
-        code = code or recorded.compare(machine["cpu"], results[0]["versions"], measured, late)
+        code = code or recorded.compare(machine["cpu"], results[0]["versions"], measured, unjudged(results, left_out))
     return code
 
 

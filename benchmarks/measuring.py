@@ -162,7 +162,8 @@ def rehearsed(run: Run, everyone: Sides) -> tuple[int, bool, int]:
     """(calls that make a turn long enough, whether one is made before them, cycles that there is time for), after a call of each.
 
     A process that slept for seconds is slow at first: after 5 seconds one call of training at width 16 took 1.6 times as long, ours
-    and theirs alike. So a turn begins with a call that is not timed, where calls are shorter than that. A whole run is made once.
+    and theirs alike. So a turn begins with a call that is not timed, where calls are shorter than that. A whole run is made
+    once; what a form compiles at its first call is in its time.
     """
     if jobs.is_whole(run.settings):
         return 1, False, 1
