@@ -1,7 +1,7 @@
 # make demo: installs, trains a small denoiser on bundled photographs, analyses it and then, in little, the trained model of
 # pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
-# make bench TORCH_PYTHON=PATH: times this program against PyTorch, as much as fits in ten minutes; see benchmarks/README.md.
+# make bench TORCH_PYTHON=PATH: times this program against PyTorch, for up to ten minutes, and compares with recorded ratios; see benchmarks/README.md.
 # make faults: installs, attacks every command and prints what survived (docs/reliability.md), for up to an hour; LONG=1 for hours.
 # All build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 

@@ -52,12 +52,13 @@ def parse(given: list[str] | None) -> argparse.Namespace:
         *(parser.add_argument(f"--{name}", type=positive, help="of jobs with this setting") for name in OWN),
         parser.add_argument("--forms", nargs="+", help="only these forms"),
     ]
+    parser.add_argument("--whole", action="store_true", help="a whole reconstruction by each form, beside some levels of it")
     parser.add_argument("--ckpt", help="a trained network, instead of random weights of some width")
     parser.add_argument("--device", choices=("cpu", "gpu", "both"), help="default: both, if there is a GPU")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions")
-    parser.add_argument("--cycles", type=positive, help="of turns (default: 5; with --bench 3)")
+    parser.add_argument("--cycles", type=positive, help="of turns, at most (default: 5)")
     parser.add_argument("--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated so long")
-    parser.add_argument("--limit", type=float, help="seconds of a measurement's turns (default: 120; with --bench 30)")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds of a measurement's turns, after one cycle")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="begins none that would end later, as long as the last"
     )
@@ -67,8 +68,10 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", default="", help="file for all numbers")
     parser.add_argument("--verbose", action="store_true", help="shows where a side failed")
     arguments = parser.parse_args(given)
-    if arguments.bench and (arguments.ckpt or any(getattr(arguments, each.dest) for each in own)):
-        parser.error("--bench has its own widths, batches, settings and forms")
+    if arguments.bench and (arguments.ckpt or arguments.cycles or any(getattr(arguments, each.dest) for each in own)):
+        parser.error(f"--bench has its own widths, batches, settings and forms, and makes {recorded.CYCLES} cycles")
+    if arguments.whole and (arguments.job != ["reconstruction"] or arguments.levels):
+        parser.error("--whole goes with --job reconstruction, without --levels")
     if arguments.bench and arguments.device not in (None, "cpu"):
         parser.error("--bench measures the CPU")
     if arguments.record and (arguments.tiny or not arguments.bench):
@@ -87,11 +90,13 @@ def measurements(arguments: argparse.Namespace, device: str) -> list[dict[str, A
     common = {"seed": arguments.seed, "dtype": arguments.dtype, "ckpt": arguments.ckpt or ""}
     found = []
     if arguments.bench:
-        found = [jobs.settings_of(job, common | {"width": w, "batch": b}) for job, w, b in jobs.BENCH]
+        found = [jobs.settings_of(job, common | given) for job, given in jobs.BENCH]
     for job in [] if arguments.bench else jobs.JOBS if arguments.all else arguments.job:
         mine = common | {name: value for name, value in own.items() if name in jobs.JOBS[job].defaults}
         if (device == "cpu" or jobs.JOBS[job].network) and not (job == "parts" and arguments.ckpt):
             found += [jobs.settings_of(job, mine | each) for each in sizes(job, device, arguments)]
+    if arguments.whole:
+        found += [each | {"levels": jobs.PUBLISHED_LEVELS} for each in found]
     if not arguments.tiny:
         return found
     return list({json.dumps(small): small for small in map(jobs.tiny, found)}.values())
@@ -99,13 +104,15 @@ def measurements(arguments: argparse.Namespace, device: str) -> list[dict[str, A
 
 def sizes(job: str, device: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Widths, batches and parts of a job."""
-    widths = [0] if arguments.ckpt or not jobs.JOBS[job].network else arguments.width or list(jobs.BATCHES)
-    found = [{"width": w, "batch": b} for w in widths for b in arguments.batch or jobs.batches(job, device, w)]
+    usual = [jobs.WHOLE_RUN["width"]] if arguments.whole else list(jobs.BATCHES)
+    widths = [0] if arguments.ckpt or not jobs.JOBS[job].network else arguments.width or usual
+    given = arguments.batch or ([jobs.WHOLE_RUN["batch"]] if arguments.whole else None)
+    found = [{"width": w, "batch": b} for w in widths for b in given or jobs.batches(job, device, w)]
     return [each | {"part": part} for each in found for part in parts.PARTS] if job == "parts" else found
 
 
 def is_disturbed(result: dict[str, Any]) -> bool:
-    """Whether something else computed while this was measured."""
+    """Whether something else computed in any turn of this."""
     return max(result["idle"], result["others"]) > measuring.DISTURBED
 
 
@@ -118,7 +125,7 @@ def shown(result: dict[str, Any]) -> None:
         f"  Agreement: {agreed['compared']} results; nearest to its bound: {agreed['worst']}, {agreed['share']:.2g} of it."
     )
     print(
-        f"  Waiting sides used {result['idle']:.1%} of a core at most, the rest of the machine {result['others']:.1%}."
+        f"  In a turn waiting sides used {result['idle']:.1%} of a core at most, others on the machine {result['others']:.1%}."
     )
     if is_disturbed(result):
         print("  DISTURBED: these times mean little.")
@@ -126,14 +133,24 @@ def shown(result: dict[str, Any]) -> None:
         print(f"  {form}: cannot run ({why})")
 
 
-def verdict(result: dict[str, Any], value: float, goal: float | None, unit: str = "") -> str:
-    """Whether a value is at most a goal, or a rate (one with a unit) at least; of a whole and undisturbed measurement."""
+def why_no_verdict(result: dict[str, Any]) -> str:
+    """What forbids to judge a measurement, or nothing."""
+    if is_disturbed(result):
+        return "disturbed"
+    if result["agreement"]["failures"]:
+        return "forms missing"
+    return f"fewer than {recorded.CYCLES} cycles" if result["cycles"] < recorded.CYCLES else ""
+
+
+def verdict(result: dict[str, Any], low: float, high: float, goal: float | None, unit: str = "") -> str:
+    """Whether the values between two quartiles are at most a goal, or as rates (with a unit) at least: all, some or none."""
     if goal is None:
         return ""
-    text = f"{value:,.0f} of {goal:,.0f} {unit}: " if unit else f"{goal:g} "
-    if is_disturbed(result) or result["agreement"]["failures"]:
-        return text + ("disturbed" if is_disturbed(result) else "forms missing")
-    return text + ("met" if (value >= goal if unit else value <= goal) else "MISSED")
+    text = f"{goal:,.0f} {unit}: " if unit else f"{goal:g} "
+    if why := why_no_verdict(result):
+        return f"{text}no verdict: {why}"
+    met = [value >= goal if unit else value <= goal for value in (low, high)]
+    return text + ("met" if all(met) else "within its spread" if any(met) else "MISSED")
 
 
 def summary(results: list[dict[str, Any]], left_out: dict[str, str]) -> None:
@@ -141,14 +158,19 @@ def summary(results: list[dict[str, Any]], left_out: dict[str, str]) -> None:
     rows = []
     for result in results:
         settings, job = result["settings"], jobs.JOBS[result["settings"]["job"]]
-        if result["device"] == "cpu":
-            goal = verdict(result, result["ratio"]["median"], job.goal)
-        else:
-            rate = job.rate if (settings["width"], settings["size"]) == (64, 64) else None
-            goal = verdict(result, result["rate"], rate, "a second")
         row = {"measurement": result["name"], "their best form": result["best"].removeprefix("theirs, ")}
-        row |= {"ours / theirs": result["ratio"], "goal": goal, "memory, ours / theirs": f"{result['memory']:.2f}"}
-        rows.append(row | {"memory's goal": verdict(result, result["memory"], 1.0 if job.network else None)})
+        row |= {"ours / theirs": result["ratio"]}
+        if result["device"] == "cpu":
+            goal = job.goal if jobs.is_published(settings) else None
+            row |= {"goal": verdict(result, result["ratio"]["low"], result["ratio"]["high"], goal)}
+        else:
+            goal = job.rate if (settings["width"], settings["size"]) == (64, 64) else None
+            rate = result["rate"]
+            row |= {"a second": rate, "goal": verdict(result, rate["low"], rate["high"], goal, "a second")}
+        memory = result["memory"]  # NaN where it is not the same kind of number on both sides
+        goal = 1.0 if job.network and memory == memory else None
+        row |= {"memory, ours / theirs": f"{memory:.2f}", "memory's goal": verdict(result, memory, memory, goal)}
+        rows.append(row)
     rows += [{"measurement": name, "ours / theirs": why} for name, why in left_out.items()]
     tables.show("Ours / their best form: median (quartiles) over cycles; below 1, ours is faster", rows)
 
@@ -191,14 +213,20 @@ def measure_all(arguments: argparse.Namespace, machine: dict[str, str]) -> tuple
 
 def run_of(arguments: argparse.Namespace, settings: dict[str, Any], device: str, folder: str) -> measuring.Run:
     """How a measurement is made."""
-    forms = arguments.forms or (list(jobs.BENCH_FORMS) if arguments.bench else None)
-    cycles = arguments.cycles or (1 if arguments.tiny else 3 if arguments.bench else 5)
-    limit = arguments.limit or (30 if arguments.bench else 120)
-    return measuring.Run(settings, device, forms, cycles, arguments.turn_seconds, limit, arguments.torch_python, folder)
+    forms = arguments.forms or (jobs.bench_forms(settings) if arguments.bench else None)
+    cycles = arguments.cycles or (1 if arguments.tiny else recorded.CYCLES if arguments.bench else 5)
+    turns = {"cycles": cycles, "least": cycles if arguments.bench else 1, "limit": arguments.limit}
+    turns |= {"turn_seconds": arguments.turn_seconds, "torch_python": arguments.torch_python}
+    return measuring.Run(settings, device, forms, folder=folder, **turns)
+
+
+def unjudged(results: list[dict[str, Any]], left_out: dict[str, str]) -> dict[str, str]:
+    """The measurements that cannot be judged, nor recorded -> why."""
+    return {result["name"]: why for result in results if (why := why_no_verdict(result))} | left_out
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes; exit code: 0, 1 for a regression, 2 for what cannot be measured."""
+    """Measures, prints, and writes; exit code: 0, 1 for a regression, 2 for what failed, 3 for what cannot be judged."""
     arguments = parse(given)
     # As `make` sets it for train.py; for both sides alike.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -216,15 +244,12 @@ def main(given: list[str] | None = None) -> int:
     measured = {each["name"]: {"forms": each["forms"], "ratio": each["ratio"]} for each in results}
     code = 2 if failed else 0
     if arguments.record:
-        if left_out or any(is_disturbed(each) or each["agreement"]["failures"] for each in results):
-            print(
-                "error: nothing is recorded: a measurement was disturbed or left out, or a form cannot run",
-                file=sys.stderr,
-            )
+        if why := unjudged(results, left_out):
+            print("error: nothing is recorded: " + "; ".join(f"{name}: {each}" for name, each in why.items()), file=sys.stderr)
             return 2
         recorded.write(machine["cpu"], results[0]["versions"], measured)
     elif arguments.bench and not arguments.tiny and results:
-        code = code or recorded.compare(machine["cpu"], results[0]["versions"], measured)
+        code = code or recorded.compare(machine["cpu"], results[0]["versions"], measured, unjudged(results, left_out))
     return code
 
 

@@ -12,9 +12,6 @@ import serving
 import sides
 import tables
 
-# In lower precision the results are compared with those of both sides in float32, within these; but not those that went through
-# Adam's sign, whose own bounds are wider than `jobs.GRADIENTS`.
-ROUGH = {"float32": 0.1, "bfloat16": 0.4}  # float32 is TF32 on a GPU
 CHECKED_BATCH = 8  # images in the check of lower precision
 LONGEST = 200  # calls in a turn
 SLOW = 5.0  # seconds; a first call that took less is made once more before the turns begin, for it may have compiled something
@@ -31,7 +28,8 @@ class Run(NamedTuple):
       device: "cpu" or "gpu".
       forms: names of the only forms to run; None for all.
       cycles, turn_seconds: how often at most, and how long a turn is at least.
-      limit: seconds that all turns together may take; one cycle is always made.
+      least: cycles that are made however long they take.
+      limit: seconds that all turns together may take.
       torch_python: the other environment's Python.
       folder: for files.
     """
@@ -41,6 +39,7 @@ class Run(NamedTuple):
     forms: list[str] | None
     cycles: int
     turn_seconds: float
+    least: int
     limit: float
     torch_python: str
     folder: str
@@ -54,20 +53,21 @@ def environment(device: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def processes(run: Run, few: bool = False) -> Iterator[tuple[Sides, Sides]]:
-    """(ours, theirs): form -> a started process; `few`: only the first of each."""
+def processes(run: Run) -> Iterator[tuple[Sides, Sides]]:
+    """(ours, theirs): form -> a started process."""
     known = jobs.forms(run.settings, run.device)
-    wanted = [[form for form in forms if run.forms is None or form in run.forms] for forms in known]
-    if known[0][0] not in wanted[0] or not wanted[1]:
+    ours, theirs = ([form for form in forms if run.forms is None or form in run.forms] for forms in known)
+    if known[0][0] not in ours or not theirs:
         raise sides.SideError(f"--forms must hold {known[0][0]!r} and one of {', '.join(known[1])}.")
-    ours, theirs = (forms[:1] if few else forms for forms in wanted)
     around = environment(run.device)
     with contextlib.ExitStack() as stack:
         mine = {form: sides.ours(f"ours, {form}", around) for form in ours}
         others = {form: sides.theirs(f"theirs, {form}", run.torch_python, around) for form in theirs}
-        for form, side in [*mine.items(), *others.items()]:
+        for form, side in [*mine.items(), *others.items()]:  # all at once: importing takes seconds, and is not timed
             stack.enter_context(contextlib.closing(side))
-            side.about = side.ask("start", form=form, device=run.device)
+            side.begin("start", form=form, device=run.device)
+        for side in [*mine.values(), *others.values()]:
+            side.about = side.answer()
         yield mine, others
 
 
@@ -95,7 +95,8 @@ def differences(
         elif bound == 0 or name == "neighbours that differ":
             shares[name] = np.mean(a != b) / max(bound, 1e-12)
         else:  # Root mean square: single pixels may fall on the other side of a ReLU.
-            shares[name] = np.sqrt(np.mean((a - b) ** 2) / np.mean(a**2)) / bound
+            each = 1 if name == "projections" else None  # each layer's on its own, lest a large one hide a small one
+            shares[name] = np.max(np.sqrt(np.mean((a - b) ** 2, axis=each) / np.mean(a**2, axis=each))) / bound
     return shares
 
 
@@ -140,15 +141,16 @@ def opened(run: Run, ours: Sides, theirs: Sides) -> None:
 def bounds_of(run: Run) -> dict[str, float]:
     """Within which the timed processes must agree: the job's own, or in lower precision, wider ones.
 
-    For these, one process of each side is checked apart, with a small batch: in true float32 within the job's own bounds, then in
+    For these, every form of both sides is checked apart, with a few images: in true float32 within the job's own bounds, then in
     the precision that is timed, against that result.
     """
-    bounds, settings = jobs.JOBS[run.settings["job"]].bounds, run.settings
-    if run.device == "cpu" and settings["dtype"] == "float32":
+    job, settings = jobs.JOBS[run.settings["job"]], run.settings
+    bounds = job.bounds
+    if not job.network or (run.device == "cpu" and settings["dtype"] == "float32"):
         return bounds
-    rough = {name: ROUGH[settings["dtype"]] for name, bound in bounds.items() if 0 < bound <= jobs.GRADIENTS}
+    rough = jobs.rough(bounds, settings["dtype"])
     low = settings | {"batch": min(settings["batch"], CHECKED_BATCH)}
-    with processes(run, few=True) as (ours, theirs):
+    with processes(run) as (ours, theirs):
         opened(run._replace(settings=low | {"dtype": "float32", "precision": "highest"}), ours, theirs)
         exact = agreement(ours, theirs, bounds)["expected"]
         opened(run._replace(settings=low), ours, theirs)
@@ -160,15 +162,19 @@ def rehearsed(run: Run, everyone: Sides) -> tuple[int, bool, int]:
     """(calls that make a turn long enough, whether one is made before them, cycles that there is time for), after a call of each.
 
     A process that slept for seconds is slow at first: after 5 seconds one call of training at width 16 took 1.6 times as long, ours
-    and theirs alike. So a turn begins with a call that is not timed, where calls are shorter than that.
+    and theirs alike. So a turn begins with a call that is not timed, where calls are shorter than that. A whole run is made
+    once; what a form compiles at its first call is in its time.
     """
+    if jobs.is_whole(run.settings):
+        return 1, False, 1
     seconds = {name: side.ask("run", calls=1) for name, side in everyone.items()}
     for name, side in everyone.items():
         if seconds[name] < SLOW:
             seconds[name] = side.ask("run", calls=1)
     calls = round(run.turn_seconds / max(next(iter(seconds.values())), 1e-6))
     calls, again = max(1, min(LONGEST, calls)), max(seconds.values()) < SLOW
-    return calls, again, max(1, min(run.cycles, int(run.limit / (2 * (calls + again) * sum(seconds.values())))))
+    in_time = int(run.limit / (2 * (calls + again) * sum(seconds.values())))
+    return calls, again, max(run.least, min(run.cycles, in_time))
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -186,8 +192,9 @@ def measure(run: Run) -> dict[str, Any]:
         for side in everyone.values():
             side.ask("forget_peak")
         runs = {name: lambda side=side: side.ask("run", calls=calls, again=again) for name, side in everyone.items()}
-        seconds, idle, others = sides.in_turns(runs, [side.pid for side in everyone.values()], cycles)
-        more = {name: {"peak": side.ask("peak_mb"), "facts": side.ask("facts")} for name, side in everyone.items()}
+        pids, once = [side.pid for side in everyone.values()], jobs.is_whole(run.settings)
+        seconds, idle, others = sides.in_turns(runs, pids, cycles, and_back=not once)
+        more = {name: {"peak": side.ask("peak_mib"), "facts": side.ask("facts")} for name, side in everyone.items()}
     found = table(run, seconds, more, next(iter(about.values()))["devices"])
     found |= {"calls": calls, "cycles": cycles, "idle": idle, "others": others, "agreement": agreed}
     threads = ", ".join(f"{name} {each['threads']}" for name, each in about.items())
@@ -211,21 +218,21 @@ def speed(settings: dict[str, Any], device: str, seconds: float) -> dict[str, st
 def table(run: Run, seconds: dict[str, list[float]], more: dict[str, Any], device: str) -> dict[str, Any]:
     """Rows for the reader; the best PyTorch form; time and memory of our form that counts over its."""
     job, mine, rows = jobs.JOBS[run.settings["job"]], next(iter(seconds)), []
-    unit = job.scale / jobs.work(run.settings)
-    times = {name: tables.spread([unit * value for value in each]) for name, each in seconds.items()}
+    work = {name: jobs.work(run.settings, each["facts"]) for name, each in more.items()}
+    values = {name: [job.scale / work[name] * value for value in each] for name, each in seconds.items()}
+    times = {name: tables.spread(each) for name, each in values.items()}
     best = min((name for name in times if name.startswith("theirs")), key=lambda name: times[name]["median"])
-    for name, each in seconds.items():
+    for name, each in values.items():
         row = {"form": name, job.unit: times[name]}
-        row |= {"of their best form": tables.spread(sides.ratios(each, seconds[best]))}
+        row |= {"of their best form": tables.spread(sides.ratios(each, values[best]))}
         row |= speed(run.settings, device, times[name]["median"] / job.scale)
-        memory = {f"{which} MB": round(value) for which, value in more[name]["peak"].items()}
+        memory = {f"{which} MiB": round(value) for which, value in more[name]["peak"].items()}
         rows.append(row | memory | more[name]["facts"])
     which = "device" if "device" in more[best]["peak"] else "running"
     memory = more[mine]["peak"].get(which, float("nan")) / more[best]["peak"][which]
     found = {"settings": run.settings, "device": run.device, "rows": rows, "best": best, "memory": memory}
-    rate = job.scale / times[mine]["median"]
     return found | {
-        "ratio": tables.spread(sides.ratios(seconds[mine], seconds[best])),
-        "rate": rate,
+        "ratio": tables.spread(sides.ratios(values[mine], values[best])),
+        "rate": tables.spread([job.scale / value for value in values[mine]]),
         "seconds": seconds,
     }

@@ -1,13 +1,17 @@
 """The largest training batch that fits a given memory, by the compiler's own analysis; and what the feature sweep takes.
 
     python benchmarks/memory.py                        the published network at 64x64, as it is and rematerialised
-    python benchmarks/memory.py --sweep                peak memory of the feature sweep for some and for four times as many images
+    python benchmarks/memory.py --sweep                peak memory of the feature sweep for some and for 16 times as many images
 
 `jit(step).lower(...).compile().memory_analysis()` says how many bytes a compiled step's arguments, results and temporary values
 take; nothing is run. Where it grows by the same number of bytes with every image, which three batches show, the largest batch
 follows; it is compiled again at that. It is the analysis of the backend that this runs on: a GPU's compiler lays a step out
-differently from a CPU's, above all in bfloat16, which is measured on GPUs alone. What the allocator needs beside it is not in it,
-nor what oneDNN takes, so that the convolutions are XLA's own here.
+differently from a CPU's, above all in bfloat16, which is measured on GPUs alone. What the allocator needs beside it is not in it.
+
+The program that is analysed is the step by `jax.jit` on one device with XLA's own convolutions, for the analysis does not see what
+oneDNN takes. On a GPU train.py's program is that on each device. On a CPU train.py splits the batch over two virtual devices, each
+of which has the parameters and Adam's state, and its convolutions are oneDNN's: it takes the fixed part twice, and oneDNN's own
+memory beside this.
 
 A column of its own has the bytes that JAX's forward pass hands to the backward pass, of which a compiler that fuses keeps fewer.
 On CPUs rematerialisation changes that column alone: XLA's CPU compiler takes what is computed twice to be the same.
@@ -28,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import jobs
 import measuring
+import ours_network
 import sides
 import tables
 
@@ -61,10 +66,7 @@ def step_bytes(channels: tuple[int, ...], side: int, dtype: str, remat: bool, ba
         lambda key: training.init_state(models.init_params(model, key), optimizer), jax.random.key(0)
     )
     rows = images, jax.ShapeDtypeStruct((batch,), jnp.int32)
-    found = jax.jit(step, donate_argnums=0).lower(state, rows).compile().memory_analysis()
-    # The new state takes the old one's place: counted once.
-    found = {name: float(getattr(found, f"{name}_size_in_bytes")) for name in ("argument", "output", "alias", "temp")}
-    return found["argument"] + found["output"] - found["alias"] + found["temp"]
+    return ours_network.bytes_of(jax.jit(step, donate_argnums=0).lower(state, rows).compile())
 
 
 def fit(totals: Callable[[int], float], batches: list[int]) -> tuple[float, float, float]:
@@ -83,9 +85,9 @@ def batch_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for dtype, remat in itertools.product(dtypes, (False, True)):
         totals = functools.partial(step_bytes, channels, arguments.size, dtype, remat)
         fixed, each, error = fit(totals, arguments.batches)
-        row = {"form": f"{dtype}{', rematerialised' if remat else ''}", "fixed, MB": f"{fixed / 2**20:.0f}"}
-        row |= {"MB an image": f"{each / 2**20:.2f}", "not linear by": f"{error:.1%}"}
-        row |= {"MB an image that JAX keeps": f"{kept_bytes(channels, arguments.size, dtype, remat) / 2**20:.2f}"}
+        row = {"form": f"{dtype}{', rematerialised' if remat else ''}", "fixed, MiB": f"{fixed / 2**20:.0f}"}
+        row |= {"MiB an image": f"{each / 2**20:.2f}", "not linear by": f"{error:.1%}"}
+        row |= {"MiB an image that JAX keeps": f"{kept_bytes(channels, arguments.size, dtype, remat) / 2**20:.2f}"}
         for limit in arguments.gib:
             largest = max(0, int((limit * GIB - fixed) // each))
             share = f" ({totals(largest) / GIB / limit:.1%} of it)" if largest else ""
@@ -95,9 +97,13 @@ def batch_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def sweep_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Peak resident memory of the feature sweep, a process for each; pages of the memory map count where they are read."""
+    """Peak resident memory of the feature sweep while it runs, a process for each number of images.
+
+    A first sweep compiles, whose memory is then forgotten, for it would hide what grows. By then every page of the memory map was
+    read and is resident too, so it is taken away.
+    """
     rows = []
-    for images in (arguments.images, 4 * arguments.images):
+    for images in (arguments.images, 16 * arguments.images):
         network = {"width": arguments.width, "size": arguments.size, "scales": arguments.scales}
         settings = jobs.settings_of("features", network | {"batch": 64, "images": images})
         started = contextlib.closing(sides.ours("ours", measuring.environment("cpu")))
@@ -106,9 +112,12 @@ def sweep_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             params = side.ask("params", settings=settings)
             side.ask("open", settings=settings, params=params, inputs=jobs.inputs(settings, folder))
             side.ask("run", calls=1)
-            peak = side.ask("peak_mb")["ever"]
+            side.ask("forget_peak")
+            side.ask("run", calls=1)
+            peak = side.ask("peak_mib")["running"]
         size = images * 3 * arguments.size**2 / 2**20
-        rows.append({"images": f"{images:,}", "peak, MB": f"{peak:.0f}", "its memory map, MB": f"{size:.0f}"})
+        row = {"images": f"{images:,}", "peak, MiB": f"{peak:.0f}", "its memory map, MiB": f"{size:.0f}"}
+        rows.append(row | {"without the map, MiB": f"{peak - size:.0f}"})
     return rows
 
 

@@ -5,6 +5,9 @@
 Two forms: "one device", plain `jax.jit` over one device, its arrays there already; and "as shipped", as train.py and analyze.py run
 it: `devices.parallel_step` and `devices.parallel_map` over two virtual CPU devices, or over the GPU. As shipped, arrays come from
 the host and go back there at each call.
+
+One device has a pool of as many threads as there are cores, as PyTorch has. As shipped it has one more for each device, for a
+device that waits for the other in a sum holds one: with fewer, both would wait for ever.
 """
 
 import functools
@@ -12,13 +15,13 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
 import numpy as np
 import serving
-from jobs import SHIPPED
+from jobs import ONE, SHIPPED
 
 from unetrep_jax import checkpoints, devices, models
 from unetrep_jax.storage import InputError
@@ -42,6 +45,23 @@ def open_network(settings: Mapping[str, Any]) -> tuple[models.UNet, Any]:
     channels = tuple(settings["width"] * 2**j for j in range(settings["scales"]))
     model = models.UNet(channels=channels, **how, **depths)
     return model, jax.tree.map(np.asarray, models.init_params(model, jax.random.key(settings["seed"])))
+
+
+class Program(NamedTuple):
+    """A compiled function of (constants, rows), with its constants."""
+
+    jitted: Callable
+    constants: Any
+
+    def __call__(self, *rows: Any) -> Any:
+        """Its results."""
+        return self.jitted(self.constants, rows)
+
+    def bytes(self, *rows: Any) -> float:
+        """See `ours_network.bytes_of`."""
+        import ours_network
+
+        return ours_network.bytes_of(self.jitted.lower(self.constants, rows).compile())
 
 
 class Network:
@@ -70,8 +90,7 @@ class Network:
         if self.form == SHIPPED:
             call = devices.parallel_map(function, self.settings["batch"])
             return lambda *rows: call(constants, rows)
-        jitted = jax.jit(function)
-        return lambda *rows: jitted(constants, rows)
+        return Program(jax.jit(function), constants)
 
     def put(self, rows: Any) -> Any:
         """Rows where a call takes them from: the host for the shipped form, the device for the plain one."""
@@ -90,8 +109,8 @@ class Worker(serving.Worker):
         """Starts JAX, on as many virtual devices as a form such as "4 devices" says; says what answers."""
         self.form = form
         count = int(form.split()[0]) if form[0].isdigit() else CPU_DEVICES if form == SHIPPED else 1
-        # As `devices` does, for the cores that this process may use; the thread more for each device waits and computes nothing.
-        os.environ["NPROC"] = str(serving.cores() + count)
+        # As `devices` does, for the cores that this process may use.
+        os.environ["NPROC"] = str(serving.cores() + (0 if form == ONE else count))
         devices.start(cpu_devices=count, compilation_cache=CACHE, **distributed)
         if device == "gpu" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
             raise InputError(f"JAX has no GPU here, only {jax.default_backend()}")
@@ -130,11 +149,17 @@ class Worker(serving.Worker):
         """Until a call's result is there."""
         jax.block_until_ready(result)
 
-    def device_mb(self) -> dict[str, float]:
-        """Largest memory ever of the GPU."""
+    def device_mib(self) -> dict[str, float]:
+        """Of the GPU: what the program takes by the compiler's analysis; or, where a call is none, the allocator's peak ever.
+
+        That peak has compiling in it, which tries kernels, and cannot be forgotten: it is not set beside PyTorch's, which can.
+        """
         device = jax.local_devices()[0]
-        statistics = device.memory_stats() if device.platform == "gpu" else None
-        return {"device": statistics["peak_bytes_in_use"] / 2**20} if statistics else {}
+        if device.platform != "gpu":
+            return {}
+        if (found := self.jobs[""].program_bytes()) is not None:
+            return {"device": found / 2**20}
+        return {"device, ever": device.memory_stats()["peak_bytes_in_use"] / 2**20}
 
 
 if __name__ == "__main__":

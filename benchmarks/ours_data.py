@@ -1,11 +1,15 @@
 """The jobs around the network, on our side: feature sweep, input pipeline, K-means, neighbours. See `ours_network`."""
 
+import contextlib
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from jobs import MADE
 from ours_network import Job
 
 from unetrep_jax import clusters, data, denoiser, neighbours, representation
@@ -22,15 +26,26 @@ class Features(Job):
         self.denoiser = denoiser.bind(self.network.model, self.network.constants)
 
     def agree(self) -> dict[str, np.ndarray]:
+        """Averages of noisy images; and, as what is timed draws noise of its own, what that writes where there is no noise."""
         found = self.program(representation.channel_averages)(self.inputs["noisy"])
-        return {"averages": np.concatenate(found, axis=1)}
+        clean = self.images[: 2 * self.settings["batch"] + 1]  # whole batches and one that is filled up
+        with self.swept(clean, sigma=0.0) as folder:
+            written = np.load(folder / "mean.npy")[:, 0]
+        return {"averages": np.concatenate(found, axis=1), "written": written}
 
-    def sweep(self, images: np.ndarray) -> None:
-        """Of these images; what was written is removed."""
+    @contextlib.contextmanager
+    def swept(self, images: np.ndarray, sigma: float) -> Iterator[Path]:
+        """The folder with what a sweep of these images wrote, which is removed afterwards."""
         settings = self.settings
-        how = {"sigmas": (settings["sigma"],), "draws": 1, "batch_size": settings["batch"], "seed": settings["seed"]}
+        how = {"sigmas": (sigma,), "draws": 1, "batch_size": settings["batch"], "seed": settings["seed"]}
         with tempfile.TemporaryDirectory(dir=self.inputs["folder"]) as name:
             representation.sweep(self.denoiser, images, Path(name) / "sweep", "benchmark", label="", **how)
+            yield Path(name) / "sweep"
+
+    def sweep(self, images: np.ndarray) -> None:
+        """As it is timed."""
+        with self.swept(images, self.settings["sigma"]):
+            pass
 
     def run(self) -> None:
         self.sweep(self.images)
@@ -85,12 +100,20 @@ class KMeans(Job):
         """The best of some runs, their starts drawn from all rows, as theirs are; by default ours draw from 10,000."""
         settings = self.settings
         how = {"seed": settings["seed"], "runs": settings["runs"], "iterations": settings["iterations"]}
-        self.found = clusters.kmeans(self.features, settings["clusters"], init_sample=len(self.features), **how)
+        made, lloyd = [], clusters._lloyd
+
+        def counted(*arguments):  # `kmeans` tells the best run's iterations alone
+            found = lloyd(*arguments)
+            made.append(found.iterations)
+            return found
+
+        with mock.patch.object(clusters, "_lloyd", counted):
+            self.found = clusters.kmeans(self.features, settings["clusters"], init_sample=len(self.features), **how)
+        self.made = sum(made)
 
     def facts(self) -> dict[str, float]:
-        """How good the best is: squared distance to the centroid, mean over rows; its iterations."""
-        inertia = self.found.inertia / len(self.features)
-        return {"inertia a row": inertia, "iterations of the best run": self.found.iterations}
+        """How good the best is: squared distance to the centroid, mean over rows; iterations of all runs."""
+        return {"inertia a row": self.found.inertia / len(self.features), MADE: self.made}
 
 
 class Neighbours(Job):

@@ -19,6 +19,14 @@ AGREEMENT_STEPS = 3
 STRETCH = 50  # steps of a whole sample between two looks, as in `stages`
 
 
+def bytes_of(program: jax.stages.Compiled) -> float:
+    """Bytes that have to be there at once while it runs: arguments, results that do not take their place, temporary values."""
+    found = program.memory_analysis()
+    names = ("argument", "output", "alias", "temp")
+    argument, output, alias, temporary = (float(getattr(found, f"{name}_size_in_bytes")) for name in names)
+    return argument + output - alias + temporary
+
+
 class Job:
     """What all have in common: `run` is `call(*rows)`, unless a job says otherwise."""
 
@@ -37,6 +45,11 @@ class Job:
 
     def run(self) -> Any:
         return self.call(*self.rows)
+
+    def program_bytes(self) -> float | None:
+        """What the call's program takes on a device by the compiler's analysis; None where a call is more than one of `jax.jit`."""
+        call = getattr(self, "call", None)
+        return call.bytes(*self.rows) if hasattr(call, "bytes") else None
 
 
 class Forward(Job):
@@ -72,6 +85,10 @@ class Training(Job):
     def run(self):
         self.state, metrics = self.step(self.state, self.batch)
         return metrics
+
+    def program_bytes(self):
+        is_one = self.network.form == "one device"
+        return bytes_of(self.step.lower(self.state, self.batch).compile()) if is_one else None
 
     def given(self):
         """The noise that our step draws by itself: its noisy images [steps b h w c], of the first steps."""
@@ -118,7 +135,8 @@ class Matching(Job):
         matched = self.matching(AGREEMENT_STEPS)(*self.rows)
         moved = np.asarray(matched.images) - self.inputs["noisy"]
         found = {"phi": self.represent(self.inputs["noisy"]), "gradient": self.program(gradient)(*self.rows)}
-        return found | {"losses": matched.losses, "moved images": moved}
+        losses = np.asarray(matched.losses)
+        return found | {"first matching loss": losses[:, :1], "losses": losses, "moved images": moved}
 
 
 class Sampler(Job):

@@ -1,5 +1,7 @@
 """The parts of a training step by themselves, on our side; see `parts`, and `ours_network` for the form of a job."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,11 +33,11 @@ KINDS = {
 
 
 class Parts(Job):
-    """One part, on one device; `of` picks from a step's results what is compared."""
+    """One part, on one device; `compared` gives the results that are compared, in an order that both sides have."""
 
     def prepare(self):
         own = {"optimiser": self.optimiser, "input": self.input}
-        self.call, self.of = own.get(self.settings["part"], self.layers)()
+        self.call, self.compared = own.get(self.settings["part"], self.layers)()
         self.rows = ()
 
     def layers(self):
@@ -56,26 +58,34 @@ class Parts(Job):
             return results, backward(results)[0]
 
         arrays = [arrays_of(piece) for piece in pieces]
-        return lambda: both_ways(arrays), jax.tree.leaves
+        return lambda: both_ways(arrays), lambda: jax.tree.leaves(both_ways(arrays))
 
     def optimiser(self):
-        """An update with the parameters for gradients; the state is given away each time. Compared: how far it moves them."""
+        """An update with the parameters for gradients; the state is given away each time.
+
+        Compared: how far each parameter was moved by some updates with gradients that change.
+        """
         optimizer, before = optax.adam(1e-3), self.network.params
 
         def update(state, gradients):
             changes, moments = optimizer.update(gradients, state[1], state[0])
             return optax.apply_updates(state[0], changes), moments
 
+        def fresh():
+            return jax.tree.map(jnp.array, (before, optimizer.init(before)))
+
         program, gradients = jax.jit(update, donate_argnums=0), jax.device_put(before)
-        self.state = jax.tree.map(jnp.array, (gradients, optimizer.init(gradients)))
+        self.state = fresh()
 
         def step():
             self.state = program(self.state, gradients)
             return self.state[0]
 
-        def moved(after):
-            leaves = jax.tree.map(lambda a, b: np.ravel(np.asarray(a) - b), after, before)
-            return [np.concatenate(jax.tree.leaves(leaves))]
+        def moved():
+            state = fresh()
+            for k in range(parts.OPTIMISER_STEPS):
+                state = program(state, jax.tree.map(functools.partial(parts.gradient, step=k), before))
+            return in_order(jax.tree.map(lambda a, b: np.asarray(a) - b, state[0], before))
 
         return step, moved
 
@@ -89,10 +99,32 @@ class Parts(Job):
             return clean, training.draw_noise(keys, clean, noise.noise_levels)[0]
 
         index = jnp.arange(self.settings["batch"], dtype=jnp.int32)
-        return lambda: noisy(jax.device_put(self.inputs["images"]), index), lambda found: found[:1]
+        def step():
+            return noisy(jax.device_put(self.inputs["images"]), index)
+
+        return step, lambda: step()[:1]
 
     def agree(self):
-        return parts.mean_squares([np.asarray(each, np.float32) for each in self.of(self.run())])
+        return parts.projections(self.compared())
+
+
+def in_order(params):
+    """The parameters in the order in which their layers run, of a layer: kernel, bias, gain."""
+    scales = sum(name.startswith("encoder") for name in params)
+    up = [params[f"decoder{j}"] for j in reversed(range(scales))]
+    blocks = [*(params[f"encoder{j}"] for j in range(scales)), params["mid"]]
+    found = [each["up"]["kernel"] for each in up]
+    return [*in_blocks(blocks), *found, *in_blocks(up)]
+
+
+def in_blocks(blocks):
+    """Of the 3x3 convolutions and norms of some blocks."""
+    found = []
+    for block in blocks:
+        for k in range(sum(name.startswith("conv") for name in block)):
+            layer = block[f"conv{k}"] | block.get(f"norm{k}", {})
+            found += [layer[name] for name in ("kernel", "bias", "gain") if name in layer]
+    return found
 
 
 JOBS = {"parts": Parts}

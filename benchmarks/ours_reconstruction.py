@@ -10,6 +10,8 @@ from ours_network import AGREEMENT_STEPS, Job
 
 from unetrep_jax import reconstruction
 
+AGREEMENT_LEVELS = 2
+
 
 class Reconstruction(Job):
     """The published fixed-schedule reconstruction on some of its levels, all with the same number of matching steps."""
@@ -34,10 +36,10 @@ class Reconstruction(Job):
         how = {"tolerance": 0.0, "freeze": False, "epsilon": self.settings["batch"] * reconstruction.EPSILON}
         return how | {name: self.settings[name] for name in ("matching_steps", "draws")}
 
-    def schedule(self):
-        """Levels spread over the published ones, from the top."""
-        levels = np.linspace(1.0, 0.03, PUBLISHED_LEVELS)
-        chosen = levels[np.linspace(0, PUBLISHED_LEVELS - 1, self.settings["levels"]).astype(int)]
+    def schedule(self, most: int = PUBLISHED_LEVELS):
+        """Levels spread over the published ones, from the top; at most so many."""
+        levels, count = np.linspace(1.0, 0.03, PUBLISHED_LEVELS), min(most, self.settings["levels"])
+        chosen = levels[np.linspace(0, PUBLISHED_LEVELS - 1, count).astype(int)]
         return reconstruction.Schedule(sigmas=tuple(chosen.tolist()), **self.adam())
 
     def normal(self, step: int, purpose: int) -> np.ndarray:
@@ -51,24 +53,27 @@ class Reconstruction(Job):
         return [self.normal(step, reconstruction.TARGET_DRAWS + k) for k in range(self.settings["draws"])]
 
     def given(self):
-        """The noise in the order in which the published form asks for it; the levels."""
-        steps = range(self.settings["levels"])
+        """The noise of the levels that are compared, in the order in which the published form asks for it; the levels."""
+        few = self.schedule(most=AGREEMENT_LEVELS).sigmas
+        steps = range(len(few))
         noises = [
             *(each for step in steps for each in self.draws(step)),
             *(self.normal(s, reconstruction.STEP) for s in steps),
         ]
-        return {"noises": np.stack(noises), "sigmas": list(self.how.sigmas), "mean": self.mean}
+        sigmas = {"sigmas": list(self.how.sigmas), "few_sigmas": list(few)}
+        return sigmas | {"noises": np.stack(noises), "mean": self.mean}
 
     def agree(self):
-        """The images, after matchings of a few steps."""
-        return {"image": self.reconstructing(self.how._replace(matching_steps=AGREEMENT_STEPS))(*self.rows)}
+        """The images, after matchings of a few steps, on a few levels: rounding grows from level to level."""
+        few = self.schedule(most=AGREEMENT_LEVELS)._replace(matching_steps=AGREEMENT_STEPS)
+        return {"image": self.reconstructing(few)(*self.rows)}
 
 
 class Blind(Reconstruction):
     """The published blind reconstruction: some of its score steps."""
 
-    def schedule(self):
-        """The published settings, cut short."""
+    def schedule(self, most: int = 0):
+        """The published settings, cut short, in whole steps."""
         names = ("h0", "beta", "sigma_0", "sigma_end")
         own = {name: self.settings[name] for name in names} | {"max_steps": self.settings["steps"]}
         return reconstruction.Adaptive(**own, **self.adam())

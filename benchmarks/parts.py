@@ -10,6 +10,8 @@ from typing import NamedTuple
 import counts
 import numpy as np
 
+COUNT = 8  # projections of a result
+OPTIMISER_STEPS = 3  # in its check
 PARTS = ("convolutions", "norms", "pointwise", "optimiser", "input")
 
 
@@ -65,6 +67,22 @@ def work(part: str, layers: list[counts.Layer], batch: int, size: int) -> tuple[
     return 0.0, size * batch * sum(factor[piece.kind] * sum(image.size for image in piece.images) for piece in found)
 
 
-def mean_squares(results: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What the two sides compare: the mean square of each result, in float32."""
-    return {"mean squares": np.array([np.mean(np.square(each, dtype=np.float64)) for each in results])}
+def gradient(values: np.ndarray, step: int) -> np.ndarray:
+    """A made-up gradient for the optimiser's check: of either sign, another in each step, the same on both sides."""
+    return np.cos(100 * values + step)
+
+
+def projections(results: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """What the two sides compare: sum_{b h w c} x[b, h, w, c] u_b u_h u_w u_c for COUNT draws of random vectors, [results, COUNT].
+
+    The axes are in our order, so that a result whose values are right but not in their places differs.
+    """
+    return {"projections": np.stack([_projected(np.asarray(each, np.float32)) for each in results])}
+
+
+def _projected(result: np.ndarray) -> np.ndarray:
+    random = np.random.default_rng(0)
+    found = np.tensordot(random.standard_normal((COUNT, result.shape[0]), np.float32), result, 1)
+    for size in result.shape[1:]:
+        found = np.einsum("kn,kn...->k...", random.standard_normal((COUNT, size), np.float32), found)
+    return found

@@ -6,7 +6,9 @@
     python benchmarks/plan.py --compiler [--batch 8]                       the compiler's own count beside the one by hand
 
 Every input of a formula is printed with where it is from. Operations / peak is a lower bound; bytes that move layer by layer are
-none, for a compiler fuses layers. --utilisation is the measured share of the peak of operations (compare.py, on the device).
+none, for a compiler fuses layers. --utilisation is the measured share of the peak of operations (compare.py, on the device). A
+memory map's pages stay in a host's memory as long as nothing else needs it; what does not fit is read again from the disk, in the
+worst case at the rate of the input.
 
 The compiler counts every operation of the program that it made, norms and Adam too, and the bytes that its fused kernels read and
 write. It leaves out taps that fall on the padding: of a 3x3 convolution on 64, 32, 16, 8 pixels it counts 0.98, 0.96, 0.92, 0.84 of
@@ -21,6 +23,7 @@ import counts
 import tables
 
 IMAGENET = 1_281_167  # training images of ILSVRC 2012, which imagenet_resized/64x64 holds too
+BATCHES = 3  # of a host that are there at once: two gathered ahead (data.batches.BATCHES_AHEAD) and the one in use
 
 
 class Hardware(NamedTuple):
@@ -30,7 +33,7 @@ class Hardware(NamedTuple):
       name, chips, hosts: what it is.
       operations: bfloat16 operations a second.
       memory, bandwidth: bytes of its memory, bytes a second.
-      link: bytes a second to and from other chips, all links together; 0 for one chip.
+      link: bytes a second to and from other chips, over all links that each chip has; 0 for one chip.
       source: who says so.
     """
 
@@ -50,9 +53,12 @@ H100 = (
 H200 = (
     "https://www.nvidia.com/en-us/data-center/h200/ (SXM; 1,979 TFLOP/s bfloat16 with sparsity, half of that without)"
 )
-TPU = "https://cloud.google.com/tpu/docs/v4 (peak, memory, bandwidth); arXiv 2304.01433, table 4 (6 links of 50 GB/s)"
+TPU = "https://cloud.google.com/tpu/docs/v4 (peak, memory, bandwidth); arXiv 2304.01433, table 4 (links of 50 GB/s)"
+# 16 chips are a mesh of 2x2x4: links that close a row to a ring come with whole cubes of 4x4x4 chips. Of the 6 links that a chip of
+# a torus has, one at a corner of the mesh has 3, and all wait for it.
+TPU_LINKS = 3
 HARDWARE = {
-    "tpu-v4-32": Hardware("TPU v4-32: 32 TensorCores, 16 chips", 16, 4, 275e12, 32 * 2**30, 1200e9, 6 * 50e9, TPU),
+    "tpu-v4-32": Hardware("TPU v4-32: 32 TensorCores, 16 chips", 16, 4, 275e12, 32 * 2**30, 1200e9, TPU_LINKS * 50e9, TPU),
     "h100": Hardware("one H100", 1, 1, 989.5e12, 80e9, 3.35e12, 0.0, H100),
     "h200": Hardware("one H200", 1, 1, 989.5e12, 141e9, 4.8e12, 0.0, H200),
 }
@@ -69,7 +75,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hardware", choices=list(HARDWARE), default="tpu-v4-32")
     parser.add_argument("--width", type=int, default=64, help="channels of the finest scale")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels; 256 is about ImageNet's full size")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels; 256 is what we call full size")
     parser.add_argument("--images", type=int, default=IMAGENET, help="training images")
     parser.add_argument("--epochs", type=float, default=1000.0)
     parser.add_argument("--batch", type=int, help="images of a step, over all chips (4,096; with --compiler 8)")
@@ -117,7 +123,8 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
     rate, pixels = arguments.batch / step, 3 * arguments.image_size**2
     share, dataset = arguments.batch / hardware.chips, arguments.images * pixels
     memory = f"{(16 * found.parameters + 2 * share * found.kept) / 2**30:.1f} of {hardware.memory / 2**30:.1f} GiB"
-    host = f"{arguments.host_memory_gib:.0f} GiB a host" if arguments.host_memory_gib else "a host's is not given"
+    given = f"; a host has {arguments.host_memory_gib:.0f}" if arguments.host_memory_gib else "; a host's is not given"
+    host = (BATCHES * arguments.batch / hardware.hosts * pixels + 12 * found.parameters) / 2**30
     total = arguments.epochs * arguments.images
     days, flop = total / rate / 86_400, total * found.training
     each, ring = rate / hardware.hosts, "step: gradients, ring of 2 (n - 1) / n * 4 bytes * parameters / links"
@@ -129,9 +136,10 @@ def outcome(arguments: argparse.Namespace, hardware: Hardware, found: counts.Cou
         ("step: max(operations / share of the peak, traffic) + sum", f"{1e3 * step:.2f} ms"),
         ("images a second", f"{rate:,.0f}"),
         ("whole training: images * epochs / rate", f"{days:.2f} days, {flop:.3g} FLOP"),
-        ("input: rate * 3 * side^2 bytes", f"{rate * pixels / 1e6:,.0f} MB/s, {each:,.0f} images/s a host"),
+        ("input: rate * 3 * side^2 bytes", f"{rate * pixels / 2**20:,.0f} MiB/s, {each:,.0f} images/s a host"),
         ("memory: 16 bytes * parameters + 2 bytes * kept * images a chip", memory),
-        ("data set: images * 3 * side^2 bytes, a memory map on every host", f"{dataset / 2**30:.1f} GiB; {host}"),
+        (f"host: {BATCHES} batches of its images, and a copy of the state to save, 12 bytes * parameters", f"{host:.2f} GiB"),
+        ("host: data set, uint8, images * 3 * side^2 bytes, a memory map", f"{dataset / 2**30:.1f} GiB{given}"),
     ]
     return [{"result": name, "value": value} for name, value in rows]
 
@@ -164,8 +172,8 @@ def compiled(arguments: argparse.Namespace, channels: list[int], batch: int) -> 
         moved = counts.traffic(found, batch, jnp.dtype(arguments.dtype).itemsize, name == "training") / batch
         row = {"program": name, "GFLOP, by hand": f"{getattr(found, name) / 1e9:.3f}"}
         row |= {"GFLOP, compiler": f"{cost['flops'] / batch / 1e9:.3f}"}
-        row |= {"MB, layer by layer": "not counted" if name == "represent" else f"{moved / 1e6:.1f}"}
-        rows.append(row | {"MB, compiler": f"{cost['bytes accessed'] / batch / 1e6:.1f}"})
+        row |= {"MiB, layer by layer": "not counted" if name == "represent" else f"{moved / 2**20:.1f}"}
+        rows.append(row | {"MiB, compiler": f"{cost['bytes accessed'] / batch / 2**20:.1f}"})
     return rows
 
 

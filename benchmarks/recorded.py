@@ -7,6 +7,7 @@ from typing import Any
 FILE = Path(__file__).with_name("recorded.json")
 MARGIN = 1.10  # medians of the same program differ by some per cent from one start to the next
 CYCLES = 3  # with fewer, quartiles say nothing
+SAME, REGRESSED, UNJUDGED = 0, 1, 3  # exit codes; 2 is for what failed
 
 
 def read() -> dict[str, Any]:
@@ -33,20 +34,29 @@ def verdict(now: dict[str, Any], then: dict[str, Any]) -> str:
     return "better" if old["low"] > MARGIN * new["high"] else "the same within its spread"
 
 
-def compare(machine: str, versions: str, measured: dict[str, Any]) -> int:
-    """Prints what has changed since the recording; 1 where something is worse, or was recorded and is not measured, else 0."""
+def compare(machine: str, versions: str, measured: dict[str, Any], unjudged: dict[str, str]) -> int:
+    """Prints what has changed since the recording; `unjudged`: what cannot be judged -> why, such as disturbed, or out of time.
+
+    Returns REGRESSED where something is worse, or was recorded and is measured no more; UNJUDGED where nothing is, but something
+    that was recorded cannot be judged, which says nothing of the program; else SAME.
+    """
     before = read()
     if not before:
         print(f"\nNo ratios are recorded (benchmarks/{FILE.name} is absent). --record writes them, on a quiet machine.")
-        return 0
+        return SAME
     print(f"\nAgainst the recorded ratios (ours / their best form; {before['machine']}; {before['versions']})")
     found = {name: "not recorded" for name in measured if name not in before["measured"]}
     for name, then in before["measured"].items():
-        found[name] = verdict(measured[name], then) if name in measured else "NOT MEASURED"
+        if name in unjudged:
+            found[name] = f"no verdict: {unjudged[name]}"
+        else:
+            found[name] = verdict(measured[name], then) if name in measured else "NOT MEASURED"
     for name, text in found.items():
         values = [f"{when[name]['ratio']['median']:.3f}" for when in (measured, before["measured"]) if name in when]
         print(f"  {name}: {', was '.join(values)}: {text}")
     if (before["machine"], before["versions"]) != (machine, versions):
         print("  They were recorded on another processor or with other versions: nothing here counts as a regression.")
-        return 0
-    return int(any(text in ("WORSE", "NOT MEASURED") for text in found.values()))
+        return SAME
+    if {"WORSE", "NOT MEASURED"} & set(found.values()):
+        return REGRESSED
+    return UNJUDGED if unjudged.keys() & before["measured"].keys() else SAME

@@ -60,21 +60,21 @@ class Worker:
         return getattr(self.jobs[""], "facts", dict)()
 
     def forget_peak(self) -> None:
-        """Lets the peak of `peak_mb` begin anew (Linux)."""
+        """Lets the peak of `peak_mib` begin anew (Linux)."""
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
-    def device_mb(self) -> dict[str, float]:
-        """{"device": largest memory ever of the GPU}, where there is one."""
+    def device_mib(self) -> dict[str, float]:
+        """Memory of the GPU, where there is one, by what kind of number it is."""
         return {}
 
-    def peak_mb(self) -> dict[str, float]:
-        """Largest memory, MB: resident, since the start and since `forget_peak`; and of the GPU."""
+    def peak_mib(self) -> dict[str, float]:
+        """Largest memory, MiB: resident, since the start and since `forget_peak`; and of the GPU."""
         ever = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         status = Path("/proc/self/status")
         lines = status.read_text().splitlines() if status.exists() else []
         recent = [float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
-        return {"ever": ever, "running": recent[0] if recent else ever} | self.device_mb()
+        return {"ever": ever, "running": recent[0] if recent else ever} | self.device_mib()
 
 
 def cores() -> int:

@@ -123,31 +123,31 @@ def machine_seconds() -> float:
 
 
 def in_turns(
-    runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: int
+    runs: Mapping[str, Callable[[], float]], pids: list[int], cycles: int, and_back: bool = True
 ) -> tuple[dict[str, list[float]], float, float]:
-    """Lets each run in turn, A B C C B A, so many times over; a run returns its seconds a call.
+    """Lets each run in turn, A B C C B A, or without `and_back` A B C, so many times over; a run returns its seconds a call.
 
-    Returns name -> seconds a call, one for each cycle, the mean of its two turns there; and the largest share of one core that the
-    waiting sides, and everything else on the machine, used in any cycle.
+    Returns name -> seconds a call, one for each cycle, the mean of its turns there; and the largest share of one core that the
+    waiting sides, and everything else on the machine, used in any single turn: a mean over a cycle hides what harmed one side.
     """
-    order = [*runs, *reversed(runs)]
+    there = list(zip(runs, pids, strict=True))
+    order = [*there, *reversed(there)] if and_back else there
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     idle, others = [0.0], [0.0]
     for _ in range(cycles):
         found: dict[str, list[float]] = {name: [] for name in runs}
-        waited = used = strange = 0.0
-        for name, pid in zip(order, [*pids, *reversed(pids)], strict=True):
+        for name, pid in order:
             time.sleep(PAUSE)
             before, start = {each: cpu_seconds(each) for each in pids}, time.perf_counter()
             all_before = machine_seconds()
             found[name].append(runs[name]())
             spent = {each: cpu_seconds(each) - before[each] for each in pids}
-            strange += max(0.0, machine_seconds() - all_before - sum(spent.values()))
-            waited, used = waited + time.perf_counter() - start, used + sum(spent.values()) - spent[pid]
-        idle.append(used / waited)
-        others.append(strange / waited)
-        for name, pair in found.items():
-            seconds[name].append(sum(pair) / len(pair))
+            strange = max(0.0, machine_seconds() - all_before - sum(spent.values()))
+            turn = time.perf_counter() - start
+            idle.append((sum(spent.values()) - spent[pid]) / turn)
+            others.append(strange / turn)
+        for name, turns in found.items():
+            seconds[name].append(sum(turns) / len(turns))
     return seconds, max(idle), max(others)
 
 

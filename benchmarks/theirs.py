@@ -81,8 +81,14 @@ class Worker(serving.Worker):
             torch.cuda.empty_cache()
         return seconds
 
-    def device_mb(self) -> dict[str, float]:
-        """Largest memory ever of the GPU."""
+    def forget_peak(self) -> None:
+        """See there; the GPU's too."""
+        super().forget_peak()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def device_mib(self) -> dict[str, float]:
+        """Largest memory of the GPU since `forget_peak`."""
         return {"device": torch.cuda.max_memory_allocated() / 2**20} if self.device == "cuda" else {}
 
 

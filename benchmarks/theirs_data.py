@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jobs import MADE
 from theirs_network import Job
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
@@ -24,22 +25,27 @@ class Features(Job):
 
     @torch.inference_mode()
     def agree(self) -> dict[str, np.ndarray]:
+        """See there."""
         averages = self.call(self.network.images(self.inputs["noisy"])).cpu().numpy()
         self.width = averages.shape[1]
-        return {"averages": averages}
+        return {"averages": averages, "written": self.sweep(2 * self.settings["batch"] + 1, sigma=0.0)}
 
     def run(self) -> None:
-        """All images; the last batch is filled up, so that one program serves all; what was written is removed."""
-        size, count, layout = self.settings["batch"], len(self.images), self.network.form.layout
+        self.sweep(len(self.images), self.settings["sigma"])
+
+    def sweep(self, most: int, sigma: float) -> np.ndarray:
+        """Of so many images; the last batch is filled up, so that one program serves all; the file is removed."""
+        size, count, layout = self.settings["batch"], min(most, len(self.images)), self.network.form.layout
         with tempfile.TemporaryDirectory(dir=self.inputs["folder"]) as name:
             out = np.lib.format.open_memmap(Path(name) / "averages.npy", "w+", np.float32, (count, self.width))
             for first in range(0, count, size):
                 index = np.minimum(np.arange(first, first + size), count - 1)
                 batch = torch.from_numpy(self.images[index]).to(self.network.device).permute(0, 3, 1, 2)
                 batch = batch.float().contiguous(memory_format=layout) / 255
-                noisy = batch + self.settings["sigma"] * torch.randn_like(batch)
+                noisy = batch + sigma * torch.randn_like(batch)
                 out[first : first + size] = self.call(noisy).cpu().numpy()[: count - first]
             out.flush()
+            return out  # the mapping outlives the file's name
 
 
 class Images(Dataset):
@@ -122,19 +128,20 @@ class KMeans(Job):
     def run(self) -> None:
         settings = self.settings
         runs, iterations = settings["runs"], settings["iterations"]
-        if self.form == "scikit-learn":
-            found = self.sklearn(iterations, n_init=runs, random_state=settings["seed"])
-            inertia, iterations = found.inertia_, found.n_iter_
+        seeds = range(settings["seed"], settings["seed"] + runs)
+        if self.form == "scikit-learn":  # run by run, for it tells the iterations of the best alone
+            found = [self.sklearn(iterations, n_init=1, random_state=seed) for seed in seeds]
+            inertia, made = min(each.inertia_ for each in found), sum(each.n_iter_ for each in found)
         else:
             from sklearn.cluster import kmeans_plusplus
 
-            seeds = range(settings["seed"], settings["seed"] + runs)
             starts = [kmeans_plusplus(self.features, settings["clusters"], random_state=seed)[0] for seed in seeds]
             inertia = min(lloyd(self.rows, torch.from_numpy(start), iterations)[1] for start in starts)
-        self.found = {"inertia a row": inertia / len(self.features), "iterations of the best run": int(iterations)}
+            made = runs * iterations
+        self.found = {"inertia a row": inertia / len(self.features), MADE: int(made)}
 
     def facts(self) -> dict[str, float]:
-        """How good the best is: squared distance to the centroid, mean over rows; its iterations."""
+        """How good the best is: squared distance to the centroid, mean over rows; iterations of all runs."""
         return self.found
 
 

@@ -1,6 +1,6 @@
 """The jobs that run the network, in PyTorch; their methods are those of `ours_network`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,8 @@ class Matching(Job):
         phi = self.represent(pixels)
         ((phi - self.targets) ** 2).mean(dim=1).sum().backward()
         matched = self.match(AGREEMENT_STEPS)
-        found = {"phi": phi.detach().cpu().numpy(), "losses": matched.losses.T.cpu().numpy()}
+        losses = matched.losses.T.cpu().numpy()
+        found = {"phi": phi.detach().cpu().numpy(), "first matching loss": losses[:, :1], "losses": losses}
         moved = to_numpy(matched.images) - self.inputs["noisy"]
         return found | {"gradient": to_numpy(pixels.grad), "moved images": moved}
 
@@ -162,24 +163,25 @@ class Reconstruction(Job):
         self.targets = self.network.images(self.inputs["images"] / np.float32(255))
         self.mean = self.network.images(self.inputs["mean"][None])
 
-    def reconstruct(self, noise: published.Noise, steps: int) -> torch.Tensor:
-        """The images, from so many steps of each matching."""
-        how, sigmas = self.how._replace(max_steps=steps), self.inputs["sigmas"]
-        return published.reconstruct(self.denoise, how, self.targets, self.mean, sigmas, noise)
+    def reconstruct(self, noise: published.Noise, steps: int, levels: Sequence[float]) -> torch.Tensor:
+        """The images, from so many steps of each matching on these levels."""
+        how = self.how._replace(max_steps=steps)
+        return published.reconstruct(self.denoise, how, self.targets, self.mean, levels, noise)
 
     def agree(self):
-        """The images, from our noise, after matchings of a few steps."""
-        noises = iter(self.inputs["noises"])
-        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises)), AGREEMENT_STEPS))}
+        """The images, from our noise, after matchings of a few steps on a few levels."""
+        noises, levels = iter(self.inputs["noises"]), self.inputs.get("few_sigmas", ())
+        return {"image": to_numpy(self.reconstruct(lambda: self.network.images(next(noises)), AGREEMENT_STEPS, levels))}
 
     def run(self):
-        self.reconstruct(lambda: torch.randn_like(self.targets), self.settings["matching_steps"])
+        steps, levels = self.settings["matching_steps"], self.inputs.get("sigmas", ())
+        self.reconstruct(lambda: torch.randn_like(self.targets), steps, levels)
 
 
 class Blind(Reconstruction):
-    """The published blind reconstruction: some of its score steps."""
+    """The published blind reconstruction: some of its score steps, which find their levels by themselves."""
 
-    def reconstruct(self, noise, steps):
+    def reconstruct(self, noise, steps, levels=()):
         how, names = self.how._replace(max_steps=steps), ("steps", "h0", "beta", "sigma_0", "sigma_end")
         own = {name: self.settings[name] for name in names}
         return published.reconstruct_blind(self.denoise, how, self.targets, self.mean, noise, **own)

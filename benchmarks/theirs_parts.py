@@ -18,24 +18,33 @@ KINDS = {
 ORDER = {"convolution": (3, 2, 0, 1), "upsampling": (2, 3, 0, 1), "norm": (0, 3, 1, 2)}
 
 
+IMAGE = (0, 2, 3, 1)  # axes of an image for our order
+
+
+def ours_order(tensor: torch.Tensor, order: tuple[int, ...]) -> np.ndarray:
+    """float32, axes in our order."""
+    return tensor.detach().float().cpu().numpy().transpose(order)
+
+
 class Parts(Job):
-    """One part; `of` picks from a step's results what is compared, in the order of ours: all results, then all gradients."""
+    """One part; `compared` gives the results that are compared, in the order of ours: all results, then all gradients."""
 
     differentiates = True
 
     def prepare(self):
         own = {"optimiser": self.optimiser, "input": self.input}
-        self.run, self.of = own.get(self.settings["part"], self.layers)()
+        self.run, self.compared = own.get(self.settings["part"], self.layers)()
 
     def layers(self):
         """Forward and backward through all layers of a kind."""
         batch, network, pieces = self.settings["batch"], self.network, self.inputs["pieces"]
-        dtype, tensors = getattr(torch, self.settings["dtype"]), []
+        dtype, tensors, orders = getattr(torch, self.settings["dtype"]), [], [IMAGE] * len(pieces)
         for piece in pieces:
             kept = torch.float32 if piece.kind == "norm" else dtype
             own = [from_numpy(image).to(dtype).expand(batch, -1, -1, -1) for image in piece.images]
             own += [torch.from_numpy(weight.transpose(ORDER[piece.kind])).to(kept) for weight in piece.weights]
             tensors += [each.to(network.device).contiguous(memory_format=network.form.layout) for each in own]
+            orders += [IMAGE] * len(piece.images) + [tuple(np.argsort(ORDER[piece.kind])) for _ in piece.weights]
         for each in tensors:
             each.requires_grad_()
 
@@ -50,16 +59,35 @@ class Parts(Job):
             results = call(*tensors)
             return *results, *torch.autograd.grad(results, tensors, [each.detach() for each in results])
 
-        return step, list
+        return step, lambda: [ours_order(each, order) for each, order in zip(step(), orders, strict=True)]
 
     def optimiser(self):
-        """Fused Adam with the parameters for gradients. Compared: how far it moves them."""
-        tensors = list(self.network.net.parameters())
-        before = [each.detach().clone() for each in tensors]
-        for each in tensors:
-            each.grad = each.detach().clone()
-        step = torch.optim.Adam(tensors, lr=1e-3, fused=True).step
-        return step, lambda _: [torch.cat([(a - b).flatten() for a, b in zip(tensors, before, strict=True)])]
+        """Fused Adam with the parameters for gradients. Compared: as ours, whose `in_order` is the order of the modules here."""
+        net = self.network.net
+        tensors = list(net.parameters())
+        before = [each.detach().cpu().numpy().copy() for each in tensors]
+        orders = {"weight": (2, 3, 1, 0), "bias": (0,), "gain": (0, 2, 3, 1)}
+        upwards = {id(each.weight): (2, 3, 0, 1) for each in net.ups}
+        own = [upwards.get(id(each), orders[name.rpartition(".")[2]]) for name, each in net.named_parameters()]
+
+        def reset():
+            with torch.no_grad():
+                for each, value in zip(tensors, before, strict=True):
+                    each.copy_(torch.from_numpy(value))
+                    each.grad = each.detach().clone()
+            return torch.optim.Adam(tensors, lr=1e-3, fused=True)
+
+        def moved():
+            optimizer = reset()
+            for k in range(parts.OPTIMISER_STEPS):
+                for each, value in zip(tensors, before, strict=True):
+                    each.grad.copy_(torch.from_numpy(parts.gradient(value, k)))  # in the parameter's layout, which fused Adam takes
+                optimizer.step()
+            found = [ours_order(a.detach().cpu() - torch.from_numpy(b), c) for a, b, c in zip(tensors, before, own, strict=True)]
+            self.run = reset().step
+            return found
+
+        return reset().step, moved
 
     def input(self):
         """uint8 images on the host, laid out as on the device -> clean and noisy ones there. Compared: the clean ones."""
@@ -71,10 +99,10 @@ class Parts(Job):
             sigma = torch.rand(len(clean), 1, 1, 1, device=clean.device) ** 2
             return clean, clean + sigma * torch.randn_like(clean)
 
-        return step, lambda found: found[:1]
+        return step, lambda: [ours_order(step()[0], IMAGE)]
 
     def agree(self):
-        return parts.mean_squares([each.detach().float().cpu().numpy() for each in self.of(self.run())])
+        return parts.projections(self.compared())
 
 
 JOBS = {"parts": Parts}
