@@ -5,6 +5,7 @@ devices of all processes; functions inside use the axis name `AXIS` for their su
 """
 
 import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import mmap
@@ -258,7 +259,28 @@ def _mapped(function: Callable, constants: PyTree, rows: PyTree) -> Callable:
 
     mapped = jax.pmap(run, in_axes=(None, None, 0), devices=jax.local_devices())
     captured = replicate(traced.consts, local=True)
-    return lambda constants, rows: mapped(captured, constants, rows)
+    program = _compiled(_Lowered(mapped.lower(captured, constants, rows)))
+    return lambda constants, rows: program(captured, constants, rows)
+
+
+class _Lowered:
+    """A program before it is compiled; equal to others of the same text, which has all of it but the arrays that it is given."""
+
+    def __init__(self, lowered: Any):
+        self.lowered = lowered
+        self._digest = hashlib.sha256(lowered.as_text().encode()).digest()
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Lowered) and self._digest == other._digest
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(program: _Lowered) -> Callable:
+    """Compiles a program once in a process: JAX's own cache on disk does not hold programs that call oneDNN."""
+    return program.lowered.compile()
 
 
 class StopRequest:

@@ -120,12 +120,15 @@ def psnr_of(
     """(denoised, noisy) PSNR [n, levels]; an image's noise comes from its number, counted from `numbered_from`."""
     size = context.settings.batch_size
     step = devices.parallel_map(training.psnr_step(denoise, seed=context.settings.seed), size)
-    constants = devices.replicate((constants, sigmas), local=True)
+    constants = devices.replicate(constants, local=True)
+    levels = np.split(sigmas, len(sigmas))  # one at a time: one program for every set of levels
     results = []
     with storage.Progress(f"denoising, {label}", len(images)) as progress:
         for first in range(0, len(images), size):
             index = np.arange(first, min(first + size, len(images)), dtype=np.int32)
-            results.append(step(constants, (np.asarray(images[index]), index + np.int32(numbered_from))))
+            rows = (np.asarray(images[index]), index + np.int32(numbered_from))
+            at_levels = [step((constants, level), rows) for level in levels]
+            results.append([np.concatenate(part, axis=1) for part in zip(*at_levels, strict=True)])
             progress.advance(len(index))
     return tuple(np.concatenate(part) for part in zip(*results, strict=True))
 
