@@ -259,6 +259,8 @@ def _mapped(function: Callable, constants: PyTree, rows: PyTree) -> Callable:
 
     mapped = jax.pmap(run, in_axes=(None, None, 0), devices=jax.local_devices())
     captured = replicate(traced.consts, local=True)
+    if jax.process_count() > 1:  # there `lower` wants the arrays themselves
+        return lambda constants, rows: mapped(captured, constants, rows)
     program = _compiled(_Lowered(mapped.lower(captured, constants, rows)))
     return lambda constants, rows: program(captured, constants, rows)
 
