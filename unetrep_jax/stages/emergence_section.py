@@ -144,7 +144,7 @@ def panels_of_runs(summary: dict) -> list[drawing.Panel]:
     of_phi = {
         "participation ratio of phi": lambda row: middle(row["participation_ratio"]["mid"]),
         "stability of phi (cosine)": lambda row: interval(row["stability"]["mid"]),
-        "separation, over a Gaussian's": lambda row: separation_over_gaussian(row),
+        "separation, over a Gaussian's": separation_over_gaussian,
     }
     panels += [
         drawing.Panel(label, {name: line(rows, value) for name, rows in runs.items()})

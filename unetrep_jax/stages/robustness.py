@@ -234,7 +234,7 @@ def block_means(
     parts = (*curves.values(), plain.change, plain.along, centred.with_reference, centred.squares, plain.squares)
     means = measures.bootstrap_means(np.concatenate(parts, axis=1), seed=context.settings.seed)
     direction, length, variance, *change, with_reference, squares, lengths = np.split(means, len(parts), axis=1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         cosines = with_reference / np.sqrt(squares * squares[:, [reference]])
         shared = 1 - squares[:, reference] / lengths[:, reference]
     return {
