@@ -222,7 +222,7 @@ def parallel_map(function: Callable, batch_size: int) -> Callable:
     travel at every call. Returns host arrays.
 
     Arrays that `function` closes over, such as a network's parameters, become arguments of the compiled program, not part of
-    it: it stays small, and networks of one shape share it (see `start`).
+    it: it stays small, and networks of one shape share it (see `_compiled`, and `start` for other processes).
     """
     devices = jax.local_device_count()
     padded_size = -(-batch_size // devices) * devices
