@@ -1,6 +1,8 @@
 """Replicated state, split batches, padded maps, and signals."""
 
+import ctypes
 import importlib.metadata
+import mmap
 import os
 import signal
 import subprocess
@@ -107,6 +109,28 @@ def test_compiled_programs_are_kept_and_a_folder_that_cannot_be_made_is_named(tm
             jax.config.update(name, value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is resident")
+@pytest.mark.parametrize("how", ["step", "map"])
+def test_what_compiling_took_goes_back_to_the_system(how):
+    def resident():  # MiB
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20
+
+    def wound(x):  # a long text, so that compiling it takes memory
+        for k in range(150):
+            x = jnp.sin(x @ jnp.cos(x.T - k) @ x) + jnp.sort(x, axis=0)
+        return x
+
+    if how == "step":
+        devices.parallel_step(lambda s, b: (s + jax.lax.psum(wound(b).sum(), devices.AXIS), s))(
+            devices.replicate(np.float32(0)), np.ones((4, 4), np.float32)
+        )
+    else:
+        devices.parallel_map(lambda _, rows: wound(rows), 4)((), np.ones((4, 4), np.float32))
+    after = resident()
+    ctypes.CDLL(None).malloc_trim(0)
+    assert after - resident() < 10
+
+
 @pytest.mark.parametrize(("batch", "words"), [(7, "6 or 8"), (1, "such as 2")])
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(batch, words):
     with pytest.raises(InputError, match=f"{batch} does not divide over 2 devices.*{words}"):
@@ -166,7 +190,9 @@ def test_a_process_that_the_others_never_join_ends_with_one_line(process):
         "from unetrep_jax import devices; devices.SECONDS_TO_MEET = 1; devices.start(cpu_devices=1, distributed=True, "
         f"coordinator='{running.free_address()}', processes=2, process={process})"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=running.ROOT, timeout=100)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=running.ROOT, timeout=100
+    )
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "did not find each other (not all were there after 1 seconds); check devices.coordinator" in ended.stderr
