@@ -155,7 +155,8 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         facts=facts(config, opened, images, arguments.ckpt, argv),
         training_log=run / "metrics.jsonl",
         log_damage=lambda: log_damage(opened),
-        circular=lambda: circular(config, opened.params),
+        circular=lambda: twin(config, opened.params, padding="circular"),
+        held=lambda: twin(config, opened.params, hold_middle=True),
         courses=courses(run, [Path(given) for given in arguments.beside], config),
         taken={name: configs.plain(section) for name, section in taken.items()},
         outdir=outdir(arguments, opened),
@@ -237,11 +238,11 @@ def before_training(config: Any) -> Any:
     return stages.Milestone(0, f"{json.dumps(settings)} untrained, seed {config.seed}", opened)
 
 
-def circular(config: Any, params: Any) -> Any:
-    """The same weights with circular padding."""
+def twin(config: Any, params: Any, **changed: Any) -> Any:
+    """The same weights in a network with other settings."""
     from unetrep_jax import denoiser, models
 
-    settings = {**config.model, "padding": "circular"}
+    settings = {**config.model, **changed}
     return denoiser.bind(models.build(**settings, image_channels=config.data.image_channels), params)
 
 

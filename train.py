@@ -37,6 +37,7 @@ FREE = (
     "train.minutes",
 )
 BEGAN = time.monotonic()  # when the command was given
+LEAST_GIVEN = 0.005  # dB; what rounds to 0.00 at every noise level is nothing
 MOST_LEVELS = 1000  # of an evaluation; beyond, a number is a slip
 # Of an evaluation. Below, noise is lost in float32's rounding of the intensities; beyond, sums of its squares are no float32:
 # either way the PSNR is no number.
@@ -335,13 +336,19 @@ class Evaluation:
         def denoise(params, noisy, _sigma):
             return run.model.apply({"params": params}, noisy)[0]
 
-        self._step = devices.parallel_map(training.psnr_step(denoise, seed=run.config.seed), self._size)
+        def denoise_held(params, noisy, _sigma):
+            return run.model.clone(hold_middle=True).apply({"params": params}, noisy)[0]
+
+        self._steps = [
+            devices.parallel_map(training.psnr_step(function, seed=run.config.seed), self._size)
+            for function in (denoise, denoise_held)
+        ]
         self._pictures = devices.parallel_map(
             training.denoise_step(denoise, seed=run.config.seed), len(self.images[:6])
         )
 
-    def psnr(self, params: Any) -> tuple[Any, Any]:
-        """(PSNR of the denoised images, PSNR of the noisy ones) by level in dB, means over images."""
+    def psnr(self, params: Any) -> tuple[Any, Any, Any]:
+        """PSNR of denoised images, of noisy ones, and with the middle block held, by level in dB, means over images."""
         import numpy as np
 
         from unetrep_jax import devices
@@ -350,7 +357,8 @@ class Evaluation:
         results = []
         for first in range(0, len(self.images), self._size):
             rows = np.arange(first, min(first + self._size, len(self.images)), dtype=np.int32)
-            results.append(self._step(constants, (self.images[rows], rows)))
+            (denoised, noisy), (held, _) = (step(constants, (self.images[rows], rows)) for step in self._steps)
+            results.append((denoised, noisy, held))
         return tuple(np.concatenate(part).mean(axis=0) for part in zip(*results, strict=True))
 
     def pictures(self, params: Any) -> Any:
@@ -396,6 +404,7 @@ class Loop:
       state: the training state, on the devices.
       recent: metrics since the last line of the log: on the devices, or [loss, gradient norm] after a resume.
       best_psnr: highest validation PSNR so far, mean over noise levels, dB.
+      middle_gives: the most, over noise levels, that the middle block gives at the last evaluation, dB.
     """
 
     def __init__(self, run: Run):
@@ -414,7 +423,7 @@ class Loop:
             state = jax.eval_shape(lambda key: initial(models.init_params(run.model, key)), key)
         else:
             state = devices.to_host(initial(start_params(run)))
-        self.recent, self.best_psnr, self._logged = [], -math.inf, None
+        self.recent, self.best_psnr, self.middle_gives, self._logged = [], -math.inf, math.inf, None
         self.batches = open_batches(run)
         if resuming:
             state = self._restore(state)
@@ -465,9 +474,10 @@ class Loop:
         began = time.monotonic()
         params = devices.to_host(self.state.averaged if self.average else self.state.params)
         require_finite(params, self.step)
-        psnr, noisy_psnr = self.evaluation.psnr(params)
+        psnr, noisy_psnr, held_psnr = self.evaluation.psnr(params)
         pictures = self.evaluation.pictures(params)
-        self.log.evaluation(self.step, self.evaluation.sigmas, psnr, noisy_psnr, pictures, time.monotonic() - began)
+        self.log.evaluation(self.step, self.evaluation.sigmas, psnr, noisy_psnr, held_psnr, pictures, time.monotonic() - began)
+        self.middle_gives = float((psnr - held_psnr).max())
         if psnr.mean() > self.best_psnr:
             self.best_psnr = float(psnr.mean())
             self.save(self.best)
@@ -552,6 +562,11 @@ def train(run: Run) -> str:
         loop.close()
     if reason:
         return f"stopped by {reason} at step {loop.step:,}, saved; the same command goes on from there"
+    if loop.middle_gives < LEAST_GIVEN:
+        say(
+            "The output hardly depends on the middle block, so that training teaches phi nothing; "
+            "--config.model.gain_init=one, in another --workdir, keeps it alive."
+        )
     return (
         f"finished at step {loop.step:,}; best validation PSNR {loop.best_psnr:.2f} dB (mean over levels). "
         f"Next: python analyze.py --ckpt {run.workdir}"

@@ -34,16 +34,19 @@ def test_a_line_says_step_epoch_loss_speed_and_time_left(tmp_path, clock, capsys
 def test_evaluations_do_not_count_as_training_time(tmp_path, clock, capsys):
     log = logs.Log(tmp_path, LENGTH, 0)
     clock[0] = 3.0
-    log.evaluation(5, np.float32([0.1, 1]), np.float32([20, 10]), np.float32([20, 0]), np.zeros((4, 4, 3), np.float32), 1.0)
+    held = np.float32([19, 9.5])
+    log.evaluation(5, np.float32([0.1, 1]), np.float32([20, 10]), np.float32([20, 0]), held, np.zeros((4, 4, 3), np.float32), 1.0)
     log.training(5, 1.5, 0.25, 1e-3)
     log.close()
     assert "validation PSNR 15.00 dB  10 images/s" in capsys.readouterr().out
-    assert lines(tmp_path)[0] == {"step": 5, "images": 20, "sigma": [0.1, 1], "psnr": [20, 10], "noisy_psnr": [20, 0]}
+    levels = {"sigma": [0.1, 1], "psnr": [20, 10], "noisy_psnr": [20, 0], "held_psnr": [19, 9.5]}
+    assert lines(tmp_path)[0] == {"step": 5, "images": 20, **levels}
 
 
 def test_what_is_not_finite_is_null(tmp_path):
     log = logs.Log(tmp_path, LENGTH, 0)
-    log.evaluation(5, np.float32([1e-30]), np.float32([40]), np.float32([np.inf]), np.zeros((4, 4, 3), np.float32), 1.0)
+    level, psnr, noisy, held = (np.float32([value]) for value in (1e-30, 40, np.inf, 40))
+    log.evaluation(5, level, psnr, noisy, held, np.zeros((4, 4, 3), np.float32), 1.0)
     log.close()
     assert lines(tmp_path)[0]["noisy_psnr"] == [None] and "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
 
@@ -98,7 +101,7 @@ def test_a_log_is_whole_as_long_as_the_lines_up_to_the_step_are(tmp_path):
 def test_processes_that_do_not_write_leave_nothing(tmp_path, capsys):
     log = logs.Log(tmp_path / "run", LENGTH, 0, writes=False)
     log.training(5, 1.5, 0.25, 1e-3)
-    log.evaluation(5, np.ones(1, np.float32), np.ones(1, np.float32), np.ones(1, np.float32), np.zeros((2, 2, 3), np.float32), 1.0)
+    log.evaluation(5, *[np.ones(1, np.float32)] * 4, np.zeros((2, 2, 3), np.float32), 1.0)
     assert log.checksum() == ""
     log.close()
     assert capsys.readouterr().out == "" and not (tmp_path / "run").exists()

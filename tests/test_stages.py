@@ -99,6 +99,23 @@ def test_psnr_is_that_of_the_denoiser_and_the_noise(make_context, tmp_path):
     assert "Does it remember its training images?" in stages.write_report(context).read_text()
 
 
+@pytest.mark.parametrize(("without", "verdict"), [(0.5, "no"), (0.25, "yes")])
+def test_what_the_middle_block_gives_is_the_psnr_that_is_lost_without_it(make_context, tmp_path, without, verdict):
+    twin = colour_denoiser(WEIGHTS)._replace(denoise=lambda y: without * y)
+    context = make_context()._replace(held=lambda: twin)
+    stages.run_stages(context, ["denoising"], [])
+    gives = summary_of(tmp_path, "denoising")["middle_block"]["gives_db"]
+    with np.load(tmp_path / "denoising" / "arrays.npz") as arrays:
+        columns = [int(np.argmin(abs(arrays["sigmas"] - sigma / 255))) for sigma in (10, 25, 50, 100)]
+        lost = (arrays["psnr/network"][:, columns] - arrays["held"]).mean(0)
+    np.testing.assert_allclose(gives["value"], lost, atol=1e-5)
+    assert (lost > 1).all() if verdict == "yes" else (lost == 0).all()
+    page = stages.write_report(context).read_text()
+    assert "network, its middle block held" in page
+    claims = json.loads((tmp_path / "summary.json").read_text())["claims"]
+    assert [claim["holds"] for claim in claims if "middle block says" in claim["claim"]] == [verdict]
+
+
 def test_a_denoiser_that_knows_an_image_by_heart_is_told_from_one_that_does_not(make_context, tmp_path):
     """Both are halfway from the noisy image to some training image: the nearest one, or one of other images."""
     analysed, learnt, others = image_set(), image_set(seed=1), image_set(seed=2)

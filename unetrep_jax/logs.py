@@ -92,23 +92,29 @@ class Log:
         sigmas: Float[np.ndarray, " levels"],
         psnr: Float[np.ndarray, " levels"],
         noisy_psnr: Float[np.ndarray, " levels"],
+        held_psnr: Float[np.ndarray, " levels"],
         pictures: Float[np.ndarray, "h w c"],
         seconds: float,
     ) -> None:
-        """Validation PSNR by noise level, in dB, of denoised and of noisy images; some of them; how long that took."""
+        """Validation PSNR by noise level, in dB, of denoised and of noisy images; some of them; how long that took.
+
+        `held_psnr` is that of images denoised with the middle block held (`models.UNet`, hold_middle).
+        """
         self._paused += seconds
         if not self._writes:
             return
         self._psnr = f"  validation PSNR {psnr.mean():.2f} dB"
-        rows = {"sigma": sigmas, "psnr": psnr, "noisy_psnr": noisy_psnr}
+        rows = {"sigma": sigmas, "psnr": psnr, "noisy_psnr": noisy_psnr, "held_psnr": held_psnr}
         rounded = {name: [round(float(value), 6) for value in row] for name, row in rows.items()}
         self._write({"step": step, "images": step * self._length.batch_size, **rounded})
         for sigma, value in zip(sigmas, psnr, strict=True):
             self._board.add_scalar(f"validation_psnr/sigma_{sigma:.3f}", float(value), step)
         self._board.add_scalar("validation_psnr/mean", float(psnr.mean()), step)
+        self._board.add_scalar("validation_psnr/given_by_middle_block", float((psnr - held_psnr).mean()), step)
         self._board.add_image("validation/clean_noisy_denoised", pictures, step)
         table = "  ".join(f"{value:.1f} ({noisy:.1f})" for value, noisy in zip(psnr, noisy_psnr, strict=True))
         say(f"  validation PSNR in dB (of the noisy input) at sigma {sigmas[0]:.2g} to {sigmas[-1]:.2g}: {table}")
+        say(f"  of these the middle block gives {(psnr - held_psnr).min():.2f} to {(psnr - held_psnr).max():.2f} dB")
 
     def _images_per_second(self, step: int) -> float:
         """Training speed since the last line, evaluations left out."""

@@ -49,6 +49,8 @@ class Context(NamedTuple):
       training_log: the run's `metrics.jsonl`, where there is one.
       outdir: folder of all results.
       circular: opens the same weights with circular padding; None where there is no such twin.
+      held: opens the same weights with the middle block's output held at its mean over other images (see `models.UNet`,
+        hold_middle); None where there is no such twin.
       log_damage: what is wrong with the training log, as far as is known; "" where nothing is.
       courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
       taken: section -> its settings as they were taken, for `summary.json`.
@@ -65,6 +67,7 @@ class Context(NamedTuple):
     training_log: Path
     outdir: Path
     circular: Callable[[], Denoiser | None] = lambda: None
+    held: Callable[[], Denoiser | None] = lambda: None
     log_damage: Callable[[], str] = lambda: ""
     courses: Mapping[str, tuple[Milestone, ...]] = MappingProxyType({})
     taken: Mapping[str, Mapping[str, Any]] = MappingProxyType({})

@@ -13,6 +13,11 @@ from unetrep_jax.stages.context import Arrays, Context, picture, spread, write_s
 from unetrep_jax.stages.wording import estimate_of, estimate_text
 from unetrep_jax.storage import InputError
 
+MIDDLE_TEXT = (
+    "Does the output depend on what phi is read from? A network can denoise well by its outer scales alone, while its middle "
+    "block has fallen silent or says the same of every image. Training then teaches phi nothing, and all that follows is said of "
+    "a remainder. The claim's number tells; initial gains of 1 (`model.gain_init = one`) keep the block alive."
+)
 PUBLISHED_SIGMAS = np.float32([10, 25, 50, 100]) / np.float32(255)
 
 
@@ -32,6 +37,10 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
         arrays[f"psnr/{name}"], arrays["psnr/noisy"] = psnr_of(context, denoise, constants, images, sigmas, name)
     if spectrum is not None:
         arrays |= psnr_of_training_images(context, {name: methods[name] for name in ("network", "Wiener")})
+    if held := context.held():
+        arrays["held"] = psnr_of(
+            context, lambda _, y, sigma: held.denoise(y), np.zeros(()), images, PUBLISHED_SIGMAS, "middle block held"
+        )[0]
     shown = images[: min(6, len(images))]
     sigmas_shown = PUBLISHED_SIGMAS[1:]
     strips = [pictures_of(context, shown, sigma) for sigma in sigmas_shown]
@@ -52,6 +61,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
             name[5:]: a[first].mean(axis=0) for name, a in arrays.items() if name.startswith("psnr/")
         },
         "training_images": None if spectrum is None else remembered(context, arrays, np.searchsorted(sigmas, PUBLISHED_SIGMAS)),
+        "middle_block": middle_block(context, arrays, np.searchsorted(sigmas, PUBLISHED_SIGMAS)) if held else None,
     }
     write_stage(folder, key, arrays, summary)
 
@@ -108,6 +118,19 @@ def remembered(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
     }
 
 
+def middle_block(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
+    """What the middle block is worth: the PSNR that is lost where it says the same of every image, means over images in dB.
+
+    A decoder then sees the mean of its output over the other images of a batch (`models.UNet`, hold_middle). The intervals are by
+    the bootstrap over images (Efron 1979).
+    """
+    lost = arrays["psnr/network"][:, columns] - arrays["held"]
+    return {
+        "psnr_db": arrays["held"].mean(axis=0),
+        "gives_db": estimate_of(measures.bootstrap_means(lost, seed=context.settings.seed)),
+    }
+
+
 def same_source(training: dict, analysed: dict) -> bool:
     """Whether two sets are samples of the same images, as far as they say where they come from; photographs' crops are not."""
     kinds = {provenance.get("source") for provenance in (training, analysed)}
@@ -153,10 +176,13 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         "network": "network, blind",
         "Wiener, channels apart": "Wiener filter, told σ (each colour)",
     }
-    memory = summary["training_images"]
+    memory, middle = summary["training_images"], summary["middle_block"]
     header = ("", *(f"σ = {255 * s:.0f}/255" for s in PUBLISHED_SIGMAS))
     rows = [(titles[name], *(f"{value:.2f}" for value in psnr[name].mean(axis=0)[columns])) for name in order]
     caption = f"PSNR in dB, mean over {summary['images']:,} images; peak 1, nothing clipped."
+    if middle:
+        rows.append(("network, its middle block held", *(f"{value:.2f}" for value in middle["psnr_db"])))
+        caption += " Held: decoders see the mean over other images in place of the middle block's output."
     if not summary["spectrum_images"]:
         caption += " The training images are not at hand here, so there is no Wiener filter to compare with."
     else:
@@ -187,6 +213,7 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
             "The network is blind: it is never told the noise level. "
             "The Wiener filter, the best linear shift-invariant denoiser, is.",
             *([memory_text(memory)] if memory else []),
+            *([MIDDLE_TEXT] if middle else []),
         ],
         [report.Table(caption, header, rows)],
         [
@@ -197,6 +224,22 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
                 context, curve, "psnr", "Output PSNR against input PSNR (left) and the gain (right), means over images."
             ),
         ],
+        [middle_claim(middle)] if middle else [],
+    )
+
+
+def middle_claim(middle: dict) -> Any:
+    """Whether the denoiser uses what phi is read from. The null, a middle block that says nothing, gives 0 dB by construction."""
+    gives = middle["gives_db"]
+    of_levels = ", ".join(
+        f"{estimate_text(gives, level=level)} at {255 * sigma:.0f}/255" for level, sigma in enumerate(PUBLISHED_SIGMAS)
+    )
+    return report.Claim(
+        "The denoiser uses what its middle block says of an image (PSNR that is lost where that is the same for all images).",
+        None,
+        f"{of_levels} (dB)",
+        "a block that says nothing: 0",
+        report.verdict(*((low > 0, False) for low in gives["low"])),
     )
 
 

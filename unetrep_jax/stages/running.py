@@ -51,12 +51,13 @@ SCHEDULE = (
 STAGES = {
     "architecture": Stage((), (), architecture.run_architecture, architecture.section_architecture),
     "denoising": Stage(
-        ("first_images", "spectrum_images", "memory_images", "seed"),
+        # Of the images of one batch each sees the others' middle block.
+        ("first_images", "spectrum_images", "memory_images", "seed", "batch_size"),
         (),
         denoising.run_denoising,
         denoising.section_denoising,
         also=training_images_of,
-        version=3,
+        version=4,
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
@@ -306,6 +307,7 @@ def analyse(
     settings: Any,
     name: str,
     circular: Denoiser | None = None,
+    held: Denoiser | None = None,
     training_images: ImageSet | None = None,
     only: list[str] | None = None,
 ) -> Path:
@@ -320,6 +322,8 @@ def analyse(
       name: names the denoiser, in the report and for what is kept: change it when the denoiser, or one beside it, changes.
       circular: the same denoiser with circular padding, by which the stage location tells what zero padding does; None where there
         is no such twin.
+      held: the same denoiser, whose decoders see the mean over the other images of the call in place of what represents an image:
+        by it the stage denoising tells what the representation is worth; None where there is no such twin.
       training_images: what it was trained on, where copies of them are to be looked for.
       only: the stages to run, with those that they need; None is all.
 
@@ -336,7 +340,7 @@ def analyse(
         return training_images
 
     images, settings = checking.usable_images(images, checking.usable_settings(settings))
-    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained"), (circular, "circular")):
+    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained"), (circular, "circular"), (held, "held")):
         if functions is not None:
             checking.check_denoiser(functions, images.images.shape[1:], what)
     context = Context(
@@ -350,6 +354,7 @@ def analyse(
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
         circular=lambda: circular,
+        held=lambda: held,
         taken={"analysis": dict(settings)},
     )
     if left_out := run_and_report(context, only, []):
