@@ -564,8 +564,8 @@ def train(run: Run) -> str:
         return f"stopped by {reason} at step {loop.step:,}, saved; the same command goes on from there"
     if loop.middle_gives < LEAST_GIVEN:
         say(
-            "The output hardly depends on the middle block, so that training teaches phi nothing; "
-            "--config.model.gain_init=one, in another --workdir, keeps it alive."
+            "The output hardly depends on the middle block, so that training teaches phi nothing; --config.model.gain_init=one "
+            "with --config.model.bias=False or a lower --config.train.learning_rate, in another --workdir, keeps it alive."
         )
     return (
         f"finished at step {loop.step:,}; best validation PSNR {loop.best_psnr:.2f} dB (mean over levels). "

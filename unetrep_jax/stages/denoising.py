@@ -16,7 +16,8 @@ from unetrep_jax.storage import InputError
 MIDDLE_TEXT = (
     "Does the output depend on what phi is read from? A network can denoise well by its outer scales alone, while its middle "
     "block has fallen silent or says the same of every image. Training then teaches phi nothing, and all that follows is said of "
-    "a remainder. The claim's number tells; initial gains of 1 (`model.gain_init = one`) keep the block alive."
+    "a remainder. The claim's number tells; initial gains of 1 (`model.gain_init = one`) with a low learning rate or without "
+    "biases (`model.bias = False`) keep the block alive."
 )
 PUBLISHED_SIGMAS = np.float32([10, 25, 50, 100]) / np.float32(255)
 
