@@ -1,7 +1,12 @@
 """A program that cannot go on says so in one line; a fault of its own keeps its traceback."""
 
+import subprocess
+import sys
+import textwrap
+
 import jax
 import pytest
+import running
 
 from unetrep_jax import endings
 from unetrep_jax.storage import InputError
@@ -31,6 +36,28 @@ def test_the_code_of_work_that_ends_well_is_its_own(capsys):
 def test_what_a_person_can_mend_is_one_line(error, code, line, capsys):
     assert ended(error) == code
     assert capsys.readouterr().err == f"x.py: {line}\n"
+
+
+@pytest.mark.parametrize(("text", "said"), [("Event loop is closed", False), ("x", True)])
+def test_what_comes_back_to_a_closed_event_loop_adds_no_traceback_and_all_else_does(text, said):
+    program = f"""
+        import sys
+        from unetrep_jax import endings, storage
+
+        class Late:
+            def __del__(self):
+                raise RuntimeError({text!r})
+
+        def work():
+            late = Late()
+            del late
+            raise storage.InputError("a is bad")
+
+        sys.exit(endings.in_one_line("x.py", work, goes_on="here"))
+        """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, cwd=running.ROOT)
+    assert result.returncode == 2 and "x.py: a is bad" in result.stderr
+    assert ("Traceback" in result.stderr) is said
 
 
 def test_memory_of_the_devices_has_a_code_of_its_own(capsys):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from unetrep_jax import storage
 from unetrep_jax.storage import InputError
@@ -22,6 +23,7 @@ def in_one_line(program: str, work: Callable[[], int], *, goes_on: str, lost: in
     Raises:
       Exception: any other, which is a fault of the program.
     """
+    sys.unraisablehook = _unless_too_late
     try:
         storage.require_memory()
         return work()
@@ -39,3 +41,9 @@ def in_one_line(program: str, work: Callable[[], int], *, goes_on: str, lost: in
         line, code = " ".join(str(error).split()), 2
     print(f"{program}: {line}", file=sys.stderr)
     return code
+
+
+def _unless_too_late(unraisable: Any) -> None:
+    """Keeps quiet where a file's operation comes back to Orbax's event loop, which closed as another operation failed."""
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)

@@ -122,8 +122,9 @@ def remembered(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
 def middle_block(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
     """What the middle block is worth: the PSNR that is lost where it says the same of every image, means over images in dB.
 
-    A decoder then sees the mean of its output over the other images of a batch (`models.UNet`, hold_middle). The intervals are by
-    the bootstrap over images (Efron 1979).
+    A decoder then sees the mean of its output over the other images of a device's batch (`models.UNet`, hold_middle): which they
+    are depends on `batch_size`, by which alone of all numbers here these change a little. The intervals are by the bootstrap over
+    images (Efron 1979).
     """
     lost = arrays["psnr/network"][:, columns] - arrays["held"]
     return {

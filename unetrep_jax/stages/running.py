@@ -51,8 +51,7 @@ SCHEDULE = (
 STAGES = {
     "architecture": Stage((), (), architecture.run_architecture, architecture.section_architecture),
     "denoising": Stage(
-        # Of the images of one batch each sees the others' middle block.
-        ("first_images", "spectrum_images", "memory_images", "seed", "batch_size"),
+        ("first_images", "spectrum_images", "memory_images", "seed"),
         (),
         denoising.run_denoising,
         denoising.section_denoising,
