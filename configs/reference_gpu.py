@@ -6,8 +6,10 @@
 Each further stretch begins with the last one's parameters (26 MB as bfloat16), with fresh moments, a warm-up, and a seed of its
 own; the last one with --config.train.schedule=cosine and as many --config.train.epochs as fit. To be compared in pairs before the
 first one, with MINUTES=2 and a number each: --config.train.batch_size=128, 256, 512, 1024, --config.train.learning_rate=5e-4,
-1e-3, 2e-3, and --config.train.flip=True (the paper used no flips). Nobody has run it on a GPU yet: batch size and learning rate
-below are starting points. Cost: 8.2 GFLOP an image forward, three times that with gradients.
+1e-3, 2e-3, and --config.train.flip=True (the paper used no flips); and, by what the log says that the middle block gives, gains
+near zero (published) and --config.model.gain_init=one, each with and without --config.model.bias=False (docs/results.md). Nobody
+has run it on a GPU yet: batch size and learning rate below are starting points.
+Cost: 8.2 GFLOP an image forward, three times that with gradients.
 """
 
 from configs import reference
