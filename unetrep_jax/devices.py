@@ -34,9 +34,7 @@ AXIS = "devices"
 SECONDS_TO_MEET = 300  # in which all processes of a run must have been started
 SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as lost
 # What errors say when another process of the run is gone: their kind, or who could not reach it.
-LOSS = re.compile(
-    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|[Gg]loo|[Cc]onnection|coordination service", re.ASCII
-)
+LOSS = re.compile(r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|[Gg]loo|[Cc]onnection|coordination service", re.ASCII)
 MOST_CPU_DEVICES = 256  # each has threads of its own
 
 
@@ -64,9 +62,7 @@ def start(
     if precision not in ("default", "highest"):
         raise InputError(f"devices.precision {precision!r} is unknown. Known: default, highest.")
     if not 1 <= cpu_devices <= MOST_CPU_DEVICES:
-        raise InputError(
-            f"devices.cpu_devices must be 1 or more; got {cpu_devices}. At most {MOST_CPU_DEVICES} are made."
-        )
+        raise InputError(f"devices.cpu_devices must be 1 or more; got {cpu_devices}. At most {MOST_CPU_DEVICES} are made.")
     jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     if compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
