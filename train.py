@@ -322,7 +322,7 @@ class Evaluation:
         """Compiles nothing yet."""
         import numpy as np
 
-        from unetrep_jax import devices, training
+        from unetrep_jax import denoiser, devices, middle, training
 
         settings = run.config.evaluate
         self.sigmas = np.geomspace(settings.sigma_min, settings.sigma_max, settings.levels).astype(np.float32)
@@ -336,13 +336,8 @@ class Evaluation:
         def denoise(params, noisy, _sigma):
             return run.model.apply({"params": params}, noisy)[0]
 
-        def denoise_held(params, noisy, _sigma):
-            return run.model.clone(hold_middle=True).apply({"params": params}, noisy)[0]
-
-        self._steps = [
-            devices.parallel_map(training.psnr_step(function, seed=run.config.seed), self._size)
-            for function in (denoise, denoise_held)
-        ]
+        self._step = devices.parallel_map(training.psnr_step(denoise, seed=run.config.seed), self._size)
+        self._held = middle.psnr_held(*denoiser.take_apart(run.model), seed=run.config.seed, batch_size=self._size)
         self._pictures = devices.parallel_map(
             training.denoise_step(denoise, seed=run.config.seed), len(self.images[:6])
         )
@@ -357,9 +352,9 @@ class Evaluation:
         results = []
         for first in range(0, len(self.images), self._size):
             rows = np.arange(first, min(first + self._size, len(self.images)), dtype=np.int32)
-            (denoised, noisy), (held, _) = (step(constants, (self.images[rows], rows)) for step in self._steps)
-            results.append((denoised, noisy, held))
-        return tuple(np.concatenate(part).mean(axis=0) for part in zip(*results, strict=True))
+            results.append(self._step(constants, (self.images[rows], rows)))
+        parts = *map(np.concatenate, zip(*results, strict=True)), self._held(params, self.images, self.sigmas)
+        return tuple(part.mean(axis=0) for part in parts)
 
     def pictures(self, params: Any) -> Any:
         """One picture [h w c] in [0, 1]: a row per noise level of clean, noisy, denoised for a few images."""

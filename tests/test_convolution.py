@@ -57,7 +57,7 @@ def test_gradients_in_loops_need_no_reversed_convolution(padding, tried_in, monk
     text = jax.jit(descend).lower(jnp.zeros((1, 4, 4, 3))).as_text()
     windows = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     asked = [line for line in text.splitlines() if "__onednn$convolution" in line]
-    assert len(asked if convolution.has_onednn() else windows) >= 4
+    assert len(asked if convolution.has_onednn(jnp.float32) else windows) >= 4
     assert not (windows and asked)
     assert all("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line and "reverse = [true" not in line for line in windows)
 
@@ -98,17 +98,58 @@ def test_gradients_of_the_circular_convolution_are_those_of_a_plain_one_on_the_w
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
 
 
-def test_a_cpu_convolves_by_onednn_in_float32_alone():
-    if not convolution.has_onednn():
+@pytest.mark.parametrize(
+    ("dtype", "multiplies", "asks"), [("float32", False, True), ("bfloat16", False, False), ("bfloat16", True, True)]
+)
+def test_a_cpu_convolves_by_onednn_in_float32_and_in_bfloat16_where_it_can(dtype, multiplies, asks, monkeypatch):
+    if not convolution.has_onednn(jnp.float32):
         pytest.skip("XLA's oneDNN was not tried with this jaxlib, or on such a machine")
-    x, kernel = draw((2, 6, 6, 3), (3, 3, 3, 4))
+    monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: multiplies)
+    x, kernel = (array.astype(dtype) for array in draw((2, 6, 6, 3), (3, 3, 3, 4)))
+    text = jax.jit(lambda x, kernel: convolution.convolve(x, kernel)).lower(x, kernel).as_text()  # a program of its own
+    assert ("__onednn$convolution" in text) is asks
+    assert ("stablehlo.convolution" in text) is not asks
 
-    def program(x, kernel):
-        return jax.jit(convolution.convolve).lower(x, kernel).as_text()
 
-    assert "__onednn$convolution" in program(x, kernel)
-    assert "stablehlo.convolution" not in program(x, kernel)
-    assert "__onednn" not in program(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+def test_gradients_of_kernels_in_bfloat16_are_asked_of_onednn_too(monkeypatch):
+    if not convolution.has_onednn(jnp.float32):
+        pytest.skip("XLA's oneDNN was not tried with this jaxlib, or on such a machine")
+    monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: True)
+    x, kernel = (array.astype(jnp.bfloat16) for array in draw((2, 6, 6, 3), (3, 3, 3, 4)))
+    text = jax.jit(jax.grad(lambda kernel: convolution.convolve(x, kernel).sum())).lower(kernel).as_text()
+    assert "__onednn$convolution" in text and "stablehlo.convolution" not in text
+
+
+@pytest.mark.parametrize("padding", ["zero", "circular"])
+@pytest.mark.parametrize(
+    ("size", "side", "features"), [((2, 5, 7, 3), 3, 4), ((6, 8, 8, 24), 3, 24), ((7, 9, 8, 5), 5, 3), ((1, 1, 1, 8), 3, 8)]
+)
+@pytest.mark.parametrize("most", [1, 800, 10**6])
+def test_in_bfloat16_results_and_gradients_are_those_in_float32_but_for_rounding(padding, size, side, features, most, monkeypatch):
+    """However many images' changes a kernel's gradient takes at a time."""
+    monkeypatch.setattr(convolution, "GRADIENT_BYTES", most)
+    arrays = draw(size, (side, side, size[-1], features), (*size[:3], features))
+    rounded = [array.astype(jnp.bfloat16) for array in arrays]
+
+    def results(x, kernel, change):
+        out, back = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, padding), x, kernel)
+        return out, *back(change)
+
+    ours, theirs = jax.jit(results)(*rounded), jax.jit(results)(*(array.astype(jnp.float32) for array in rounded))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(one.astype(jnp.float32), other, atol=0.01 * np.abs(other).max())
+
+
+def test_a_vmap_of_kernels_gradients_in_bfloat16_is_that_in_float32():
+    x, kernels = (array.astype(jnp.bfloat16) for array in draw((4, 2, 6, 6, 3), (4, 3, 3, 3, 5)))
+
+    def gradients(x, kernels):
+        by_kernel = jax.grad(lambda kernel, x: jnp.sum(convolution.convolve(x, kernel).astype(jnp.float32) ** 2))
+        return jax.jit(jax.vmap(by_kernel))(kernels, x)
+
+    expected = gradients(x.astype(jnp.float32), kernels.astype(jnp.float32))
+    np.testing.assert_allclose(gradients(x, kernels).astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_other_libraries_and_machines_convolve_as_jax_does(monkeypatch):

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "sampling": {"denoiser"},
     "reconstruction": {"denoiser", "sampling"},
     "training": {"noise"},
+    "middle": {"devices", "training"},
     "checkpoints": {"models", "denoiser"},
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},
@@ -43,8 +44,8 @@ MAY_IMPORT = {
     "endings": {"devices"},
     "stages": {
         "baselines", "clusters", "data", "denoiser", "densities", "devices", "explorer", "figures", "markdown", "measures",
-        "neighbours", "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity", "stimuli",
-        "subspaces", "training",
+        "middle", "neighbours", "noise", "probes", "reconstruction", "report", "representation", "sampling", "selectivity",
+        "stimuli", "subspaces", "training",
     },
 }  # fmt: skip
 # Library -> the only rooms and scripts that may import it.

@@ -15,7 +15,7 @@ import pytest
 from configs import default
 from unetrep_jax import clusters, measures, noise, representation, stages
 from unetrep_jax.data import ImageSet
-from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.denoiser import Denoiser, Middle
 from unetrep_jax.stages.context import arrays_in
 from unetrep_jax.storage import InputError
 
@@ -101,8 +101,8 @@ def test_psnr_is_that_of_the_denoiser_and_the_noise(make_context, tmp_path):
 
 @pytest.mark.parametrize(("without", "verdict"), [(0.5, "no"), (0.25, "yes")])
 def test_what_the_middle_block_gives_is_the_psnr_that_is_lost_without_it(make_context, tmp_path, without, verdict):
-    twin = colour_denoiser(WEIGHTS)._replace(denoise=lambda y: without * y)
-    context = make_context()._replace(held=lambda: twin)
+    apart = Middle(lambda y: y.mean((1, 2), keepdims=True), lambda y, given: without * y)
+    context = make_context()._replace(middle=lambda: apart)
     stages.run_stages(context, ["denoising"], [])
     gives = summary_of(tmp_path, "denoising")["middle_block"]["gives_db"]
     with np.load(tmp_path / "denoising" / "arrays.npz") as arrays:

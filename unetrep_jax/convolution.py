@@ -6,6 +6,8 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jaxtyping import Array, Float
 # Versions of jaxlib whose way of calling oneDNN was tried; XLA promises nothing about it, and one that it does not know aborts.
 ONEDNN_TRIED_IN = ("0.10.2", "0.12.0.1")
 PLATFORM = sys.platform, platform.machine()
+GRADIENT_BYTES = 800_000  # of the change that a piece of a kernel's gradient in bfloat16 is computed from
 SWITCH = "UNETREP_ONEDNN"  # environment variable; "0" leaves oneDNN out
 
 
@@ -43,11 +46,53 @@ def _forward(x, kernel, padding):
 def _backward(padding, inputs, cotangent):
     x, kernel = inputs
     to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), padding)
-    (to_kernel,) = jax.vjp(lambda kernel: _same_size(x, kernel, padding, plain), kernel)[1](cotangent)
-    return to_x, to_kernel
+    return to_x, kernel_gradient(x, kernel, cotangent, padding)
 
 
 convolve.defvjp(_forward, _backward)
+
+
+def kernel_gradient(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], change: Float[Array, "b h w o"], padding: str
+) -> Float[Array, "k k i o"]:
+    """Derivative by the kernel of sum(change convolve(x, kernel, padding)), a sum over all images and places.
+
+        out[a, b, i, o] = sum_{n, r, c} x[n, r + a - k // 2, c + b - k // 2, i] change[n, r, c, o]
+    """
+
+    def by_jax(x, change):
+        return jax.vjp(lambda kernel: _same_size(x, kernel, padding, plain), kernel)[1](change)[0]
+
+    if x.dtype != jnp.bfloat16 or not has_onednn(x.dtype):
+        return by_jax(x, change)
+    by_onednn = functools.partial(_kernel_gradient, size=len(kernel), padding=padding)
+    return jax.lax.platform_dependent(x, change, cpu=by_onednn, default=by_jax)
+
+
+def _kernel_gradient(x: Array, change: Array, size: int, padding: str) -> Array:
+    """The same as a convolution by oneDNN, which XLA has no other way to ask for: `change` is its kernel.
+
+    Kernels' columns b are its images, channels i its columns, and the places (n, c) of a row its channels: large matrix products,
+    of which rows a of the kernel are the output's rows.
+    """
+    images, height, width, channels = x.shape
+    # Beyond the processor's second cache a product takes several times as long: as many images at a time as fit.
+    most = max(1, GRADIENT_BYTES // change[0].nbytes)
+    together = max(count for count in range(1, images + 1) if images % count == 0 and count <= most)
+
+    def of_some(total, some):
+        x, change = some
+        around = ((size // 2, size // 2),) * 2
+        rows = x.transpose(1, 3, 0, 2)  # [h i n w]
+        rows = jnp.pad(rows, (around[0], (0, 0), (0, 0), around[1]), mode="wrap" if padding == "circular" else "constant")
+        columns = jnp.stack([rows[..., b : b + width] for b in range(size)])
+        columns = columns.reshape(size, height + size - 1, channels, together * width)
+        as_kernel = change.transpose(1, 0, 2, 3).reshape(height, 1, together * width, -1)
+        return total + _onednn(0, jnp.float32)(columns, as_kernel), None  # [b a i o]
+
+    parts = (part.reshape(-1, together, *part.shape[1:]) for part in (x, change))
+    total, _ = jax.lax.scan(of_some, jnp.zeros((size, size, channels, change.shape[-1])), tuple(parts))
+    return total.swapaxes(0, 1).astype(x.dtype)
 
 
 def _same_size(x: Array, kernel: Array, padding: str, within: Callable) -> Array:
@@ -58,44 +103,55 @@ def _same_size(x: Array, kernel: Array, padding: str, within: Callable) -> Array
     return within(x, kernel, pad)
 
 
-def plain(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], pad: int) -> Float[Array, "b h2 w2 o"]:
+def plain(x: Float[Array, "b h w i"], kernel: Float[Array, "k1 k2 i o"], pad: int) -> Float[Array, "b h2 w2 o"]:
     """The convolution as JAX has it, with `pad` zeros on each side of the image."""
     around = ((pad, pad), (pad, pad))
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def fast(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], pad: int) -> Float[Array, "b h2 w2 o"]:
-    """The same, in float32 on a CPU by oneDNN where that was tried; times are in docs/performance.md. Not to be differentiated.
+    """The same, on a CPU by oneDNN where that was tried (`has_onednn`); times are in docs/performance.md. Not to be differentiated.
 
     XLA's wheels for Linux on x86-64 contain oneDNN, and leave it unused for convolutions. It is asked for by name. Programs that do
     cannot be kept for the next process (`devices.compilation_cache`), so that each start compiles them; UNETREP_ONEDNN=0 in the
     environment leaves it out, where processes are many and short.
     """
-    if not has_onednn() or x.dtype != jnp.float32 or kernel.dtype != jnp.float32:
+    if x.dtype != kernel.dtype or not has_onednn(x.dtype):
         return plain(x, kernel, pad)
-    return jax.lax.platform_dependent(x, kernel, cpu=_onednn(pad), default=functools.partial(plain, pad=pad))
+    return jax.lax.platform_dependent(x, kernel, cpu=_onednn(pad, x.dtype), default=functools.partial(plain, pad=pad))
 
 
-def has_onednn() -> bool:
-    """Whether XLA's CPU programs are to ask for oneDNN here."""
-    return os.environ.get(SWITCH) != "0" and jaxlib.__version__ in ONEDNN_TRIED_IN and PLATFORM == ("linux", "x86_64")
+def has_onednn(dtype: Any) -> bool:
+    """Whether XLA's CPU programs are to ask for oneDNN here: for float32, and for bfloat16 where the processor has its products."""
+    tried = jaxlib.__version__ in ONEDNN_TRIED_IN and PLATFORM == ("linux", "x86_64") and os.environ.get(SWITCH) != "0"
+    return tried and (dtype == jnp.float32 or (dtype == jnp.bfloat16 and multiplies_bfloat16()))
 
 
 @functools.cache
-def _onednn(pad: int) -> Callable[[Array, Array], Array]:
-    """(x, kernel) -> their convolution by oneDNN. Images of a `vmap` make one batch, as of any convolution."""
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of matrices of bfloat16 (AMX; Intel, from Sapphire Rapids on)."""
+    try:
+        return " amx_bf16 " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+@functools.cache
+def _onednn(pad: int, dtype: Any) -> Callable[[Array, Array], Array]:
+    """(x, kernel) -> their convolution by oneDNN, of type `dtype`. Images of a `vmap` make one batch, as of any convolution."""
 
     @jax.custom_batching.custom_vmap
     def call(x: Array, kernel: Array) -> Array:
-        height, width = (size + 2 * pad - kernel.shape[0] + 1 for size in x.shape[1:3])
-        out = jax.ShapeDtypeStruct((x.shape[0], height, width, kernel.shape[-1]), x.dtype)
+        height, width = (of + 2 * pad - by + 1 for of, by in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+        out = jax.ShapeDtypeStruct((x.shape[0], height, width, kernel.shape[-1]), dtype)
         settings = {"custom_call_api_version": 1, "legacy_backend_config": _description(pad)}
         return jax.ffi.ffi_call("__onednn$convolution", out, **settings)(x, kernel)
 
     @call.def_vmap
     def _batched(count, is_batched, x, kernel):
         if is_batched[1]:  # a kernel for each
-            return jax.vmap(functools.partial(plain, pad=pad), (0 if is_batched[0] else None, 0))(x, kernel), True
+            each = functools.partial(plain, pad=pad)
+            return jax.vmap(each, (0 if is_batched[0] else None, 0))(x, kernel).astype(dtype), True
         out = call(x.reshape(-1, *x.shape[2:]), kernel)
         return out.reshape(count, -1, *out.shape[1:]), True
 

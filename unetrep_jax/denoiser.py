@@ -31,6 +31,18 @@ class Denoiser(NamedTuple):
     block_names: tuple[str, ...]
 
 
+class Middle(NamedTuple):
+    """A denoiser taken apart at what phi is read from, so that something else can be put there.
+
+    Attributes:
+      read: noisy images [b h w c] -> what the middle block makes of them, [b h' w' k].
+      denoise: (noisy images, what takes its place) -> clean images; with `read`'s own result it is the denoiser's `denoise`.
+    """
+
+    read: Callable[[Images], Activations]
+    denoise: Callable[[Images, Activations], Images]
+
+
 def spatial_mean(activations: Activations) -> Float[Array, "b k"]:
     """Channel averages abar of a layer: the mean of each channel over height and width, in float32."""
     return activations.astype("float32").mean(axis=(1, 2))
@@ -43,6 +55,19 @@ def last_layers(keys: list[str]) -> dict[str, str]:
         block, _, layer = key.rpartition(".")
         last[block] = max(last.get(block, 0), int(layer))
     return {block: f"{block}.{layer}" for block, layer in last.items()}
+
+
+def take_apart(model: Any) -> tuple[Callable, Callable]:
+    """`Middle`'s functions, of a model whose call takes `middle=` (`models.UNet`); their first argument is the parameters."""
+
+    def read(params, images):
+        activations = model.apply({"params": params}, images)[1]
+        return activations[last_layers(list(activations))["mid"]]
+
+    def denoise(params, images, middle):
+        return model.apply({"params": params}, images, middle=middle)[0]
+
+    return read, denoise
 
 
 def bind(model: Any, params: Any) -> Denoiser:

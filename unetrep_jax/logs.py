@@ -98,7 +98,7 @@ class Log:
     ) -> None:
         """Validation PSNR by noise level, in dB, of denoised and of noisy images; some of them; how long that took.
 
-        `held_psnr` is that of images denoised with the middle block held (`models.UNet`, hold_middle).
+        `held_psnr` is that of images denoised with the middle block held (`middle.psnr_held`).
         """
         self._paused += seconds
         if not self._writes:

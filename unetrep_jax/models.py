@@ -183,12 +183,6 @@ class Block(nn.Module):
         return x, activations
 
 
-def others_mean(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """For each image the mean of the others' activations, which says nothing of it: (sum_j x_j - x_i) / (b - 1); 0 for one."""
-    precise = x.astype(jnp.float32)
-    return ((precise.sum(axis=0, keepdims=True) - precise) / max(len(x) - 1, 1)).astype(x.dtype)
-
-
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Means of 2x2 patches, stride 2."""
     b, h, w, c = x.shape
@@ -228,8 +222,6 @@ class UNet(nn.Module):
         then moving the image round by multiples of the stride moves every activation round and changes no channel average.
       rematerialise: whether a gradient keeps only what goes into each block and computes the block again on its way back: less
         memory for one more forward pass. The results are the same but for rounding.
-      hold_middle: whether decoders see the mean of the middle block's output over the call's other images, not the image's own:
-        what the network then loses is what its middle block tells it of an image.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512)
@@ -243,7 +235,6 @@ class UNet(nn.Module):
     dtype: str = "float32"
     padding: str = "zero"
     rematerialise: bool = False
-    hold_middle: bool = False
 
     @property
     def scales(self) -> int:
@@ -262,8 +253,8 @@ class UNet(nn.Module):
         return (*(f"encoder{j}" for j in scales), "mid", *(f"decoder{j}" for j in reversed(scales)))
 
     @nn.compact
-    def __call__(self, images):
-        """Denoises; see the class."""
+    def __call__(self, images, middle=None):
+        """Denoises; see the class. Decoders see `middle`, where it is given, in place of the middle block's output [b h' w' k]."""
         check_image_shape(images.shape, self)
         block = functools.partial(
             nn.remat(Block) if self.rematerialise else Block,
@@ -283,7 +274,7 @@ class UNet(nn.Module):
             skips.append(x)
             x = average_pool(x)
         x, layers["mid"] = block((self.channels[-1],) * self.mid_depth, name="mid")(x)
-        x = others_mean(x) if self.hold_middle else x
+        x = x if middle is None else middle.astype(x.dtype)
         depths = per_block(self.decoder_depth, self.scales)
         for j in reversed(range(self.scales)):
             width, last = self.channels[j], j == 0

@@ -211,10 +211,15 @@ def denoise_step(denoise: Callable, *, seed: int) -> Callable:
 
     def pictures(constants, rows):
         constants, sigma = constants
-        images, index = rows
-        clean = noise.to_unit(images)
-        keys = noise.image_keys(noise.level_key(jax.random.key(seed), sigma), index)
-        noisy = noise.add_noise(keys, clean, sigma)
+        clean, noisy = clean_and_noisy(rows, sigma, seed)
         return clean, noisy, denoise(constants, noisy, sigma)
 
     return pictures
+
+
+def clean_and_noisy(rows: tuple[Array, Array], sigma: Array, seed: int) -> tuple[Array, Array]:
+    """(images [b h w c], index [b]) -> the images in [0, 1], and with noise that depends on (seed, sigma, index) alone."""
+    images, index = rows
+    clean = noise.to_unit(images)
+    keys = noise.image_keys(noise.level_key(jax.random.key(seed), sigma), index)
+    return clean, noise.add_noise(keys, clean, sigma)

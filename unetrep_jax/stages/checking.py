@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from unetrep_jax import figures, representation
 from unetrep_jax.data import ImageSet
-from unetrep_jax.denoiser import Denoiser, last_layers
+from unetrep_jax.denoiser import Denoiser, Middle, last_layers
 from unetrep_jax.stages import embedding, reconstructing, sampled
 from unetrep_jax.stages.context import spread
 from unetrep_jax.storage import InputError
@@ -106,6 +106,14 @@ def check_denoiser(denoiser: Denoiser, image_shape: tuple[int, ...], what: str) 
         raise InputError(
             f"{what}: represent gives {phi} for one image; it must be the mean of mid's {width[1] - width[0]} channels."
         )
+
+
+def check_middle(middle: Middle, denoiser: Denoiser, image_shape: tuple[int, ...]) -> None:
+    """Refuses functions that are not this denoiser taken apart, by one image of noise: what is read must go back and denoise it."""
+    one = jax.random.uniform(jax.random.key(0), (1, *image_shape), jnp.float32)
+    whole, again = denoiser.denoise(one), middle.denoise(one, middle.read(one))
+    if again.shape != whole.shape or not jnp.allclose(again, whole, rtol=1e-3, atol=1e-3 * abs(whole).max()):
+        raise InputError("middle: denoise(y, read(y)) is not the denoiser's own denoise(y); give the same denoiser, taken apart.")
 
 
 def changed(settings: Any, **values: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unetrep_jax import baselines, devices, figures, measures, report, storage, training
+from unetrep_jax import baselines, devices, figures, measures, middle, report, storage, training
+from unetrep_jax.denoiser import Middle
 from unetrep_jax.stages.context import Arrays, Context, picture, spread, write_stage
 from unetrep_jax.stages.wording import estimate_of, estimate_text
 from unetrep_jax.storage import InputError
@@ -38,10 +39,8 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
         arrays[f"psnr/{name}"], arrays["psnr/noisy"] = psnr_of(context, denoise, constants, images, sigmas, name)
     if spectrum is not None:
         arrays |= psnr_of_training_images(context, {name: methods[name] for name in ("network", "Wiener")})
-    if held := context.held():
-        arrays["held"] = psnr_of(
-            context, lambda _, y, sigma: held.denoise(y), np.zeros(()), images, PUBLISHED_SIGMAS, "middle block held"
-        )[0]
+    if apart := context.middle():
+        arrays["held"] = psnr_held(context, apart)
     shown = images[: min(6, len(images))]
     sigmas_shown = PUBLISHED_SIGMAS[1:]
     strips = [pictures_of(context, shown, sigma) for sigma in sigmas_shown]
@@ -62,7 +61,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
             name[5:]: a[first].mean(axis=0) for name, a in arrays.items() if name.startswith("psnr/")
         },
         "training_images": None if spectrum is None else remembered(context, arrays, np.searchsorted(sigmas, PUBLISHED_SIGMAS)),
-        "middle_block": middle_block(context, arrays, np.searchsorted(sigmas, PUBLISHED_SIGMAS)) if held else None,
+        "middle_block": middle_block(context, arrays, np.searchsorted(sigmas, PUBLISHED_SIGMAS)) if apart else None,
     }
     write_stage(folder, key, arrays, summary)
 
@@ -119,12 +118,20 @@ def remembered(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
     }
 
 
+def psnr_held(context: Context, apart: Middle) -> np.ndarray:
+    """PSNR [n, published levels] where the middle block says nothing of an image; see `middle.psnr_held`."""
+    images, settings = context.images.images, context.settings
+    measure = middle.psnr_held(
+        lambda _, y: apart.read(y), lambda _, y, given: apart.denoise(y, given), seed=settings.seed, batch_size=settings.batch_size
+    )
+    with storage.Progress("denoising, middle block held", len(images) * len(PUBLISHED_SIGMAS)) as progress:
+        return measure(np.zeros(()), images, PUBLISHED_SIGMAS, done=progress.advance)
+
+
 def middle_block(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
     """What the middle block is worth: the PSNR that is lost where it says the same of every image, means over images in dB.
 
-    A decoder then sees the mean of its output over the other images of a device's batch (`models.UNet`, hold_middle): which they
-    are depends on `batch_size`, by which alone of all numbers here these change a little. The intervals are by the bootstrap over
-    images (Efron 1979).
+    See `middle.psnr_held`. The intervals are by the bootstrap over images (Efron 1979).
     """
     lost = arrays["psnr/network"][:, columns] - arrays["held"]
     return {
@@ -178,13 +185,13 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
         "network": "network, blind",
         "Wiener, channels apart": "Wiener filter, told σ (each colour)",
     }
-    memory, middle = summary["training_images"], summary["middle_block"]
+    memory, worth = summary["training_images"], summary["middle_block"]
     header = ("", *(f"σ = {255 * s:.0f}/255" for s in PUBLISHED_SIGMAS))
     rows = [(titles[name], *(f"{value:.2f}" for value in psnr[name].mean(axis=0)[columns])) for name in order]
     caption = f"PSNR in dB, mean over {summary['images']:,} images; peak 1, nothing clipped."
-    if middle:
-        rows.append(("network, its middle block held", *(f"{value:.2f}" for value in middle["psnr_db"])))
-        caption += " Held: decoders see the mean over other images in place of the middle block's output."
+    if worth:
+        rows.append(("network, its middle block held", *(f"{value:.2f}" for value in worth["psnr_db"])))
+        caption += " Held: decoders see the mean over all other images in place of the middle block's output."
     if not summary["spectrum_images"]:
         caption += " The training images are not at hand here, so there is no Wiener filter to compare with."
     else:
@@ -215,7 +222,7 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
             "The network is blind: it is never told the noise level. "
             "The Wiener filter, the best linear shift-invariant denoiser, is.",
             *([memory_text(memory)] if memory else []),
-            *([MIDDLE_TEXT] if middle else []),
+            *([MIDDLE_TEXT] if worth else []),
         ],
         [report.Table(caption, header, rows)],
         [
@@ -226,13 +233,13 @@ def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:
                 context, curve, "psnr", "Output PSNR against input PSNR (left) and the gain (right), means over images."
             ),
         ],
-        [middle_claim(middle)] if middle else [],
+        [middle_claim(worth)] if worth else [],
     )
 
 
-def middle_claim(middle: dict) -> Any:
+def middle_claim(worth: dict) -> Any:
     """Whether the denoiser uses what phi is read from. The null, a middle block that says nothing, gives 0 dB by construction."""
-    gives = middle["gives_db"]
+    gives = worth["gives_db"]
     of_levels = ", ".join(
         f"{estimate_text(gives, level=level)} at {255 * sigma:.0f}/255" for level, sigma in enumerate(PUBLISHED_SIGMAS)
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from unetrep_jax import storage
 from unetrep_jax.data import ImageSet
-from unetrep_jax.denoiser import Denoiser
+from unetrep_jax.denoiser import Denoiser, Middle
 from unetrep_jax.stages import (
     architecture,
     checking,
@@ -56,7 +56,7 @@ STAGES = {
         denoising.run_denoising,
         denoising.section_denoising,
         also=training_images_of,
-        version=4,
+        version=5,
     ),
     "representations": Stage(("sigmas", "draws", "seed"), (), sparsity.run_representations),
     "untrained": Stage(("untrained_images", "sigmas", "draws", "seed"), (), sparsity.run_untrained),
@@ -306,7 +306,7 @@ def analyse(
     settings: Any,
     name: str,
     circular: Denoiser | None = None,
-    held: Denoiser | None = None,
+    middle: Middle | None = None,
     training_images: ImageSet | None = None,
     only: list[str] | None = None,
 ) -> Path:
@@ -321,8 +321,8 @@ def analyse(
       name: names the denoiser, in the report and for what is kept: change it when the denoiser, or one beside it, changes.
       circular: the same denoiser with circular padding, by which the stage location tells what zero padding does; None where there
         is no such twin.
-      held: the same denoiser, whose decoders see the mean over the other images of the call in place of what represents an image:
-        by it the stage denoising tells what the representation is worth; None where there is no such twin.
+      middle: the same denoiser, taken apart at what phi is read from: by it the stage denoising tells what that is worth to the
+        output; None where it cannot be.
       training_images: what it was trained on, where copies of them are to be looked for.
       only: the stages to run, with those that they need; None is all.
 
@@ -339,9 +339,11 @@ def analyse(
         return training_images
 
     images, settings = checking.usable_images(images, checking.usable_settings(settings))
-    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained"), (circular, "circular"), (held, "held")):
+    for functions, what in ((denoiser, "denoiser"), (untrained, "untrained"), (circular, "circular")):
         if functions is not None:
             checking.check_denoiser(functions, images.images.shape[1:], what)
+    if middle is not None:
+        checking.check_middle(middle, denoiser, images.images.shape[1:])
     context = Context(
         denoiser=denoiser,
         untrained=lambda: untrained,
@@ -353,7 +355,7 @@ def analyse(
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
         circular=lambda: circular,
-        held=lambda: held,
+        middle=lambda: middle,
         taken={"analysis": dict(settings)},
     )
     if left_out := run_and_report(context, only, []):
