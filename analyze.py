@@ -156,7 +156,6 @@ def open_everything(argv: list[str]) -> tuple[Any, argparse.Namespace]:
         training_log=run / "metrics.jsonl",
         log_damage=lambda: log_damage(opened),
         circular=lambda: twin(config, opened.params, padding="circular"),
-        middle=lambda: denoiser.Middle(*(functools.partial(part, opened.params) for part in denoiser.take_apart(model))),
         courses=courses(run, [Path(given) for given in arguments.beside], config),
         taken={name: configs.plain(section) for name, section in taken.items()},
         outdir=outdir(arguments, opened),

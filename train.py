@@ -353,8 +353,9 @@ class Evaluation:
         for first in range(0, len(self.images), self._size):
             rows = np.arange(first, min(first + self._size, len(self.images)), dtype=np.int32)
             results.append(self._step(constants, (self.images[rows], rows)))
-        parts = *map(np.concatenate, zip(*results, strict=True)), self._held(params, self.images, self.sigmas)
-        return tuple(part.mean(axis=0) for part in parts)
+        psnr = map(np.concatenate, zip(*results, strict=True))
+        held = self._held(params, self.images, np.arange(len(self.images)), self.sigmas)
+        return tuple(part.mean(axis=0) for part in (*psnr, held))
 
     def pictures(self, params: Any) -> Any:
         """One picture [h w c] in [0, 1]: a row per noise level of clean, noisy, denoised for a few images."""

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "sampling": {"denoiser"},
     "reconstruction": {"denoiser", "sampling"},
     "training": {"noise"},
-    "middle": {"devices", "training"},
+    "middle": {"denoiser", "devices", "training"},
     "checkpoints": {"models", "denoiser"},
     "representation": {"denoiser", "devices", "noise"},
     "report": {"figures"},

@@ -20,7 +20,7 @@ def measured(batch_size, count=7, first=0, **how):
     measure = middle.psnr_held(
         read, lambda scale, y, given: jnp.broadcast_to(given / scale, y.shape), seed=3, batch_size=batch_size
     )
-    return measure(jnp.float32(2), images(count), SIGMAS, first, **how)
+    return measure(jnp.float32(2), images(count), np.arange(first, first + count), SIGMAS, **how)
 
 
 def test_an_image_is_denoised_with_the_mean_over_all_others_at_its_level():
@@ -51,7 +51,7 @@ def test_with_what_others_say_alike_nothing_is_lost():
     """A middle block that says the same of every image."""
     constant = lambda _, y: jnp.full((len(y), 1, 1, 3), 0.25)  # noqa: E731
     denoise = lambda _, y, given: y * given  # noqa: E731
-    held = middle.psnr_held(constant, denoise, seed=0, batch_size=2)(jnp.zeros(()), images(5), SIGMAS)
+    held = middle.psnr_held(constant, denoise, seed=0, batch_size=2)(jnp.zeros(()), images(5), np.arange(5), SIGMAS)
     whole = training.psnr_step(lambda _, y, sigma: y / 4, seed=0)
     rows = (jnp.asarray(images(5)), jnp.arange(5, dtype=jnp.int32))
     np.testing.assert_allclose(held, whole((jnp.zeros(()), jnp.asarray(SIGMAS)), rows)[0], atol=1e-4)

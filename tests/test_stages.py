@@ -102,7 +102,8 @@ def test_psnr_is_that_of_the_denoiser_and_the_noise(make_context, tmp_path):
 @pytest.mark.parametrize(("without", "verdict"), [(0.5, "no"), (0.25, "yes")])
 def test_what_the_middle_block_gives_is_the_psnr_that_is_lost_without_it(make_context, tmp_path, without, verdict):
     apart = Middle(lambda y: y.mean((1, 2), keepdims=True), lambda y, given: without * y)
-    context = make_context()._replace(middle=lambda: apart)
+    context = make_context()
+    context = context._replace(denoiser=context.denoiser._replace(middle=apart))
     stages.run_stages(context, ["denoising"], [])
     gives = summary_of(tmp_path, "denoising")["middle_block"]["gives_db"]
     with np.load(tmp_path / "denoising" / "arrays.npz") as arrays:
@@ -389,6 +390,7 @@ def test_all_that_stages_keep_is_named_in_the_table(make_context, tmp_path):
         ({"block_names": ("encoder0", "mid", "decoder7", "decoder0")}, "decoder7"),
         ({"represent": lambda y: y.mean((1, 2))[:, :1]}, "must be the mean of mid's"),
         ({"denoise": lambda y: y[:, 1:]}, "must keep the shape"),
+        ({"middle": Middle(lambda y: y, lambda y, given: given)}, "is not denoise"),
     ],
 )
 def test_functions_that_are_no_denoiser_are_refused(tmp_path, change, says):

@@ -11,11 +11,15 @@ from test_stages import WEIGHTS, colour_denoiser, make_context  # noqa: F401 (a 
 import analyze
 import configs
 from unetrep_jax import checkpoints, clusters, denoiser, models, neighbours, representation, stages
+from unetrep_jax.denoiser import Middle
 from unetrep_jax.stages import emerging
 from unetrep_jax.stages.context import Milestone
 from unetrep_jax.storage import InputError
 
 RUN = "photographs"
+
+
+APART = Middle(lambda y: y.mean((1, 2), keepdims=True), lambda y, given: y / 2 + 0.1 * given)
 
 
 def course(*weights, opened=None):
@@ -25,7 +29,7 @@ def course(*weights, opened=None):
         def opens():
             if opened is not None:
                 opened.append(number)
-            return colour_denoiser(weights[number])
+            return colour_denoiser(weights[number])._replace(middle=APART)
 
         return opens
 
@@ -38,6 +42,7 @@ def summary_of(context):
 
 def test_a_milestones_numbers_are_those_of_the_other_stages(make_context):  # noqa: F811
     context = make_context()._replace(courses={RUN: course(-WEIGHTS, WEIGHTS)})
+    context = context._replace(denoiser=context.denoiser._replace(middle=APART))
     stages.run_stages(context, ["emergence", "sparsity", "denoising", "robustness"], [])
     row = summary_of(context)["runs"][RUN][1]
     read = {
@@ -48,6 +53,7 @@ def test_a_milestones_numbers_are_those_of_the_other_stages(make_context):  # no
     levels = read["denoising"]["sigma_times_255"]
     expected = [read["denoising"]["psnr_db"]["network"][levels.index(sigma)] for sigma in (10, 25, 50, 100)]
     assert row["psnr_db"][:4] == pytest.approx(expected, rel=1e-4)
+    assert row["middle_gives_db"][:4] == pytest.approx(read["denoising"]["middle_block"]["gives_db"]["value"], abs=1e-4)
     averages = np.load(context.outdir / "representations" / "mean.npy")
     phi = representation.layout(context.denoiser, (8, 8, 3)).of(averages, "mid")
     centred = phi - phi.mean(0)

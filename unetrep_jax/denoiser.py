@@ -4,6 +4,8 @@ Any architecture, and any denoiser with a closed-form answer, becomes a `Denoise
 are written against it alone.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,23 +14,6 @@ from jaxtyping import Array, Float
 
 Images = Float[Array, "b h w c"]
 Activations = Float[Array, "b h2 w2 k"]
-
-
-class Denoiser(NamedTuple):
-    """A blind denoiser, seen from outside. Images are float32 NHWC, nominally in [0, 1]; it is never told the noise level.
-
-    Attributes:
-      denoise: noisy images [b h w c] -> estimate of the clean images E[x | y], same shape. `denoise(y) - y` is about
-        sigma^2 times the score of the noisy density (Miyasawa 1961).
-      activations: noisy images -> every layer's output after its ReLU, [b h' w' k], keyed `<block>.<layer>`.
-      represent: noisy images -> phi [b k], the spatial means of the middle block's last layer; runs no decoder.
-      block_names: the blocks in the order in which they run.
-    """
-
-    denoise: Callable[[Images], Images]
-    activations: Callable[[Images], dict[str, Activations]]
-    represent: Callable[[Images], Float[Array, "b k"]]
-    block_names: tuple[str, ...]
 
 
 class Middle(NamedTuple):
@@ -41,6 +26,25 @@ class Middle(NamedTuple):
 
     read: Callable[[Images], Activations]
     denoise: Callable[[Images, Activations], Images]
+
+
+class Denoiser(NamedTuple):
+    """A blind denoiser, seen from outside. Images are float32 NHWC, nominally in [0, 1]; it is never told the noise level.
+
+    Attributes:
+      denoise: noisy images [b h w c] -> estimate of the clean images E[x | y], same shape. `denoise(y) - y` is about
+        sigma^2 times the score of the noisy density (Miyasawa 1961).
+      activations: noisy images -> every layer's output after its ReLU, [b h' w' k], keyed `<block>.<layer>`.
+      represent: noisy images -> phi [b k], the spatial means of the middle block's last layer; runs no decoder.
+      block_names: the blocks in the order in which they run.
+      middle: the same denoiser, taken apart at what phi is read from; None where it cannot be.
+    """
+
+    denoise: Callable[[Images], Images]
+    activations: Callable[[Images], dict[str, Activations]]
+    represent: Callable[[Images], Float[Array, "b k"]]
+    block_names: tuple[str, ...]
+    middle: Middle | None = None
 
 
 def spatial_mean(activations: Activations) -> Float[Array, "b k"]:
@@ -74,7 +78,8 @@ def bind(model: Any, params: Any) -> Denoiser:
     """Fixes the parameters of a model and returns it as a `Denoiser`.
 
     Args:
-      model: a Flax module whose call maps images to (denoised, activations), with `block_names` (see `models`).
+      model: a Flax module whose call maps images to (denoised, activations), with `block_names` (see `models`). If its call
+        takes `middle=`, the result can be taken apart.
       params: its parameter tree.
     """
 
@@ -89,9 +94,11 @@ def bind(model: Any, params: Any) -> Denoiser:
     denoise = jax.jit(lambda params, images: apply(params, images)[0])
     activations = jax.jit(lambda params, images: apply(params, images)[1])
     represent = jax.jit(represent)
+    parts = tuple(map(jax.jit, take_apart(model))) if "middle" in inspect.signature(type(model).__call__).parameters else ()
     return Denoiser(
         denoise=lambda images: denoise(params, images),
         activations=lambda images: activations(params, images),
         represent=lambda images: represent(params, images),
         block_names=model.block_names,
+        middle=Middle(*(functools.partial(part, params) for part in parts)) if parts else None,
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unetrep_jax import devices, training
+from unetrep_jax.denoiser import Middle
 
 
 def psnr_held(read: Callable, denoise: Callable, *, seed: int, batch_size: int) -> Callable:
@@ -24,8 +25,8 @@ def psnr_held(read: Callable, denoise: Callable, *, seed: int, batch_size: int) 
       batch_size: images at a time.
 
     Returns:
-      (constants, images [n h w c], sigmas [levels], index of the first, a function that is told of images done) -> PSNR in dB,
-      [n, levels].
+      (constants, images [n h w c], index [n] that names the noise of each, sigmas [levels], a function that is told how many images
+      are done) -> PSNR in dB, [n, levels].
     """
 
     def read_noisy(constants, rows):
@@ -40,12 +41,12 @@ def psnr_held(read: Callable, denoise: Callable, *, seed: int, batch_size: int) 
     measuring = devices.parallel_map(training.psnr_step(denoise_held, seed=seed), batch_size)
 
     def measure(
-        constants: Any, images: Any, sigmas: np.ndarray, first: int = 0, done: Callable = lambda images: None
+        constants: Any, images: Any, index: np.ndarray, sigmas: np.ndarray, done: Callable = lambda images: None
     ) -> np.ndarray:
         def batches():
-            for start in range(0, len(images), batch_size):
-                index = np.arange(start, min(start + batch_size, len(images)), dtype=np.int32)
-                yield np.asarray(images[index]), index + np.int32(first)
+            for first in range(0, len(images), batch_size):
+                rows = slice(first, first + batch_size)
+                yield np.asarray(images[rows]), np.int32(index[rows])
 
         def at_level(sigma):
             known = devices.replicate((constants, sigma[0]), local=True)
@@ -60,3 +61,20 @@ def psnr_held(read: Callable, denoise: Callable, *, seed: int, batch_size: int) 
         return np.concatenate([at_level(sigma) for sigma in np.split(sigmas, len(sigmas))], axis=1)
 
     return measure
+
+
+def psnr_without(
+    apart: Middle,
+    images: np.ndarray,
+    index: np.ndarray,
+    sigmas: np.ndarray,
+    *,
+    seed: int,
+    batch_size: int,
+    done: Callable = lambda images: None,
+) -> np.ndarray:
+    """`psnr_held` of a denoiser whose parameters are fixed."""
+    measure = psnr_held(
+        lambda _, noisy: apart.read(noisy), lambda _, noisy, given: apart.denoise(noisy, given), seed=seed, batch_size=batch_size
+    )
+    return measure(np.zeros(()), images, index, sigmas, done)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from unetrep_jax import figures, representation
 from unetrep_jax.data import ImageSet
-from unetrep_jax.denoiser import Denoiser, Middle, last_layers
+from unetrep_jax.denoiser import Denoiser, last_layers
 from unetrep_jax.stages import embedding, reconstructing, sampled
 from unetrep_jax.stages.context import spread
 from unetrep_jax.storage import InputError
@@ -86,7 +86,7 @@ def usable_images(images: ImageSet, settings: Any) -> tuple[ImageSet, Any]:
 
 
 def check_denoiser(denoiser: Denoiser, image_shape: tuple[int, ...], what: str) -> None:
-    """Refuses functions that do not keep the contract of `denoiser.Denoiser`, from shapes alone."""
+    """Refuses functions that do not keep the contract of `denoiser.Denoiser`, from shapes alone but for `middle`."""
     one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     names, last = denoiser.block_names, last_layers(list(jax.eval_shape(denoiser.activations, one)))
     if missing := [name for name in names[:-1] if name not in last]:
@@ -106,14 +106,16 @@ def check_denoiser(denoiser: Denoiser, image_shape: tuple[int, ...], what: str) 
         raise InputError(
             f"{what}: represent gives {phi} for one image; it must be the mean of mid's {width[1] - width[0]} channels."
         )
+    if denoiser.middle is not None:
+        check_middle(denoiser, image_shape, what)
 
 
-def check_middle(middle: Middle, denoiser: Denoiser, image_shape: tuple[int, ...]) -> None:
-    """Refuses functions that are not this denoiser taken apart, by one image of noise: what is read must go back and denoise it."""
+def check_middle(denoiser: Denoiser, image_shape: tuple[int, ...], what: str) -> None:
+    """Refuses a denoiser that is not what its `middle` says, by one image of noise: what is read must go back and denoise it."""
     one = jax.random.uniform(jax.random.key(0), (1, *image_shape), jnp.float32)
-    whole, again = denoiser.denoise(one), middle.denoise(one, middle.read(one))
+    whole, again = denoiser.denoise(one), denoiser.middle.denoise(one, denoiser.middle.read(one))
     if again.shape != whole.shape or not jnp.allclose(again, whole, rtol=1e-3, atol=1e-3 * abs(whole).max()):
-        raise InputError("middle: denoise(y, read(y)) is not the denoiser's own denoise(y); give the same denoiser, taken apart.")
+        raise InputError(f"{what}: middle.denoise(y, middle.read(y)) is not denoise(y); take the same one apart, or give none.")
 
 
 def changed(settings: Any, **values: Any) -> Any:

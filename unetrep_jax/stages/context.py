@@ -10,7 +10,7 @@ import numpy as np
 
 from unetrep_jax import devices, figures, report, representation, storage
 from unetrep_jax.data import ImageSet
-from unetrep_jax.denoiser import Denoiser, Middle
+from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.storage import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -49,7 +49,6 @@ class Context(NamedTuple):
       training_log: the run's `metrics.jsonl`, where there is one.
       outdir: folder of all results.
       circular: opens the same weights with circular padding; None where there is no such twin.
-      middle: the same denoiser, taken apart at what phi is read from; None where it cannot be.
       log_damage: what is wrong with the training log, as far as is known; "" where nothing is.
       courses: the milestones of this run, and of those that are shown beside it, by the runs' names, the earliest first.
       taken: section -> its settings as they were taken, for `summary.json`.
@@ -66,7 +65,6 @@ class Context(NamedTuple):
     training_log: Path
     outdir: Path
     circular: Callable[[], Denoiser | None] = lambda: None
-    middle: Callable[[], Middle | None] = lambda: None
     log_damage: Callable[[], str] = lambda: ""
     courses: Mapping[str, tuple[Milestone, ...]] = MappingProxyType({})
     taken: Mapping[str, Mapping[str, Any]] = MappingProxyType({})

@@ -39,7 +39,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
         arrays[f"psnr/{name}"], arrays["psnr/noisy"] = psnr_of(context, denoise, constants, images, sigmas, name)
     if spectrum is not None:
         arrays |= psnr_of_training_images(context, {name: methods[name] for name in ("network", "Wiener")})
-    if apart := context.middle():
+    if apart := context.denoiser.middle:
         arrays["held"] = psnr_held(context, apart)
     shown = images[: min(6, len(images))]
     sigmas_shown = PUBLISHED_SIGMAS[1:]
@@ -121,11 +121,16 @@ def remembered(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
 def psnr_held(context: Context, apart: Middle) -> np.ndarray:
     """PSNR [n, published levels] where the middle block says nothing of an image; see `middle.psnr_held`."""
     images, settings = context.images.images, context.settings
-    measure = middle.psnr_held(
-        lambda _, y: apart.read(y), lambda _, y, given: apart.denoise(y, given), seed=settings.seed, batch_size=settings.batch_size
-    )
     with storage.Progress("denoising, middle block held", len(images) * len(PUBLISHED_SIGMAS)) as progress:
-        return measure(np.zeros(()), images, PUBLISHED_SIGMAS, done=progress.advance)
+        return middle.psnr_without(
+            apart,
+            images,
+            np.arange(len(images)),
+            PUBLISHED_SIGMAS,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            done=progress.advance,
+        )
 
 
 def middle_block(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:

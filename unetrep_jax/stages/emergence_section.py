@@ -52,7 +52,8 @@ def emergence_text(summary: dict) -> list[str]:
     low, high = summary["compared_with_times_255"], summary["sigma_times_255"]
     return [
         "Checkpoints kept along the training, each twice as far as the one before (averaged parameters where the run kept them), "
-        f"all on the same {summary['images']:,} images with the same noise, {summary['draws']} draws. Ratios, clusters and "
+        f"all on the same {summary['images']:,} images with the same noise, {summary['draws']} draws. What the middle "
+        "block gives is the PSNR that is lost where decoders see its mean over all other images instead. Ratios, clusters and "
         f"neighbours are those of σ = {high:g}/255. Stability is the cosine between an image's channel averages at {low:g} and at "
         f"{high:g}/255, after the mean over images is taken away at each; products are freed of the draws' noise and averaged over "
         f"images first. Clusters ({with_count(summary['clusters'])}) are found on one half of the images and separated on the "
@@ -81,7 +82,7 @@ def middle(quartiles: Mapping) -> list:
 
 
 def own_panels(summary: dict, rows: Rows) -> list[drawing.Panel]:
-    """Six quantities of one run."""
+    """What is known of one run."""
     blocks = list(rows[0]["participation_ratio"])
     levels = [f"{sigma:g}" for sigma in summary["psnr_sigma_times_255"]]
     panels = [
@@ -103,6 +104,9 @@ def own_panels(summary: dict, rows: Rows) -> list[drawing.Panel]:
             },
         ),
     ]
+    if None not in rows[0]["middle_gives_db"]:
+        given = {level: line(rows, lambda row, k=k: row["middle_gives_db"][k]) for k, level in enumerate(levels)}
+        panels.insert(1, drawing.Panel("given by the middle block (dB)", given))
     return panels + label_panels(summary, {"phi": rows})
 
 
@@ -158,8 +162,8 @@ def table_of(summary: dict, name: str) -> report.Table:
     levels = [f"PSNR, {sigma:g}/255" for sigma in summary["psnr_sigma_times_255"]]
     labelled = ["neighbours with its label", "AMI with labels"] if summary["pixels"] else []
     header = (
-        "images seen", *levels, "ratio of phi", "stability of phi", "share of phi that is its mean's", "silent channels",
-        "separation", "of a Gaussian", *labelled,
+        "images seen", *levels, "given by the middle block", "ratio of phi", "stability of phi", "share of phi that is its mean's",
+        "silent channels", "separation", "of a Gaussian", *labelled,
     )  # fmt: skip
     return report.Table(
         f"Along the training of {name}: PSNR in dB; median (quartiles) over images or clusters; mean with its 95 % interval.",
@@ -171,7 +175,9 @@ def table_of(summary: dict, name: str) -> report.Table:
 def cells(row: Mapping, labelled: bool) -> list:
     """A milestone's numbers, printed."""
     printed = [number(psnr) for psnr in row["psnr_db"]]
+    gives = row["middle_gives_db"]
     printed += [
+        None if None in gives else f"{number(min(gives))} to {number(max(gives))}",
         quartiles_text(row["participation_ratio"]["mid"]),
         estimate_text(row["stability"]["mid"]),
         percent(row["common_part"], 2),

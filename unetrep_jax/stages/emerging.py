@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unetrep_jax import clusters, devices, measures, neighbours, representation, storage, training
+from unetrep_jax import clusters, devices, measures, middle, neighbours, representation, storage, training
 from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages.context import Arrays, Context, Milestone, reference_level, spread, write_stage
 from unetrep_jax.stages.neighbouring import common_part, why_no_labels
@@ -15,7 +15,7 @@ from unetrep_jax.storage import InputError
 
 # Intensity units: the published levels, and one above them, where noise levels drawn uniformly spend most of the training.
 SIGMAS = np.array([10, 25, 50, 100, 200], np.float32) / 255
-VERSION = 2  # of what is kept of a milestone: raised when its numbers change their meaning or their names
+VERSION = 3  # of what is kept of a milestone: raised when its numbers change their meaning or their names
 
 
 def milestones_of(context: Context) -> list[str]:
@@ -95,6 +95,7 @@ def of_denoiser(
     phi = at_working["mid"]
     arrays: Arrays = {
         "psnr": psnr,
+        "held": held(context, denoiser, chosen),
         "blocks": np.array(blocks),
         "ratios": np.stack([np.asarray(measures.participation_ratio(at_working[block])) for block in blocks], 1),
         "products": np.stack(products, 1),
@@ -128,6 +129,14 @@ def swept(
         on_images(len(index))
     averages, variance = (np.concatenate(part) for part in zip(*swept_rows, strict=True))
     return averages, variance, np.concatenate(psnr)
+
+
+def held(context: Context, denoiser: Denoiser, chosen: np.ndarray) -> np.ndarray:
+    """PSNR [n, 5] where the middle block says nothing of an image; NaN where the denoiser cannot be taken apart."""
+    if denoiser.middle is None:
+        return np.full((len(chosen), len(SIGMAS)), np.nan)
+    images, settings = context.images.images[chosen], context.settings
+    return middle.psnr_without(denoiser.middle, images, chosen, SIGMAS, seed=settings.seed, batch_size=settings.batch_size)
 
 
 def centred_products(averages: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -178,6 +187,7 @@ def described(context: Context, arrays: Arrays) -> dict:
     blocks = [str(block) for block in arrays["blocks"]]
     row: dict = {
         "psnr_db": arrays["psnr"].mean(0).tolist(),
+        "middle_gives_db": [None if np.isnan(lost) else float(lost) for lost in (arrays["psnr"] - arrays["held"]).mean(0)],
         "participation_ratio": {b: quartiles_of(arrays["ratios"][:, k]) for k, b in enumerate(blocks)},
         "stability": {b: stability(context, arrays["products"][:, k]) for k, b in enumerate(blocks)},
         "common_part": float(arrays["common_part"]),

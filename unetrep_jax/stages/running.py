@@ -7,7 +7,7 @@ from typing import Any
 
 from unetrep_jax import storage
 from unetrep_jax.data import ImageSet
-from unetrep_jax.denoiser import Denoiser, Middle
+from unetrep_jax.denoiser import Denoiser
 from unetrep_jax.stages import (
     architecture,
     checking,
@@ -306,7 +306,6 @@ def analyse(
     settings: Any,
     name: str,
     circular: Denoiser | None = None,
-    middle: Middle | None = None,
     training_images: ImageSet | None = None,
     only: list[str] | None = None,
 ) -> Path:
@@ -321,8 +320,6 @@ def analyse(
       name: names the denoiser, in the report and for what is kept: change it when the denoiser, or one beside it, changes.
       circular: the same denoiser with circular padding, by which the stage location tells what zero padding does; None where there
         is no such twin.
-      middle: the same denoiser, taken apart at what phi is read from: by it the stage denoising tells what that is worth to the
-        output; None where it cannot be.
       training_images: what it was trained on, where copies of them are to be looked for.
       only: the stages to run, with those that they need; None is all.
 
@@ -342,8 +339,6 @@ def analyse(
     for functions, what in ((denoiser, "denoiser"), (untrained, "untrained"), (circular, "circular")):
         if functions is not None:
             checking.check_denoiser(functions, images.images.shape[1:], what)
-    if middle is not None:
-        checking.check_middle(middle, denoiser, images.images.shape[1:])
     context = Context(
         denoiser=denoiser,
         untrained=lambda: untrained,
@@ -355,7 +350,6 @@ def analyse(
         training_log=Path(outdir) / "none",
         outdir=Path(outdir),
         circular=lambda: circular,
-        middle=lambda: middle,
         taken={"analysis": dict(settings)},
     )
     if left_out := run_and_report(context, only, []):
