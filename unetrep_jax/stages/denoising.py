@@ -121,7 +121,7 @@ def remembered(context: Context, arrays: Arrays, columns: np.ndarray) -> dict:
 def psnr_held(context: Context, apart: Middle) -> np.ndarray:
     """PSNR [n, published levels] where the middle block says nothing of an image; see `middle.psnr_held`."""
     images, settings = context.images.images, context.settings
-    with storage.Progress("denoising, middle block held", len(images) * len(PUBLISHED_SIGMAS)) as progress:
+    with storage.Progress("denoising, middle block held", 2 * len(images) * len(PUBLISHED_SIGMAS)) as progress:
         return middle.psnr_without(
             apart,
             images,
