@@ -87,7 +87,8 @@ def test_a_stretch_on_a_gpu_goes_on_from_exported_parameters_and_leaves_its_own_
     checkpoints.export(place.finished_run / "last", tmp_path / "before", dtype="bfloat16", say=str)
     still = {"train.learning_rate": 1e-30, "train.ema_decay": 0.0, "train.epochs": 1 / PER_EPOCH, "train.schedule": "cosine"}
     small = {"analysis.spectrum_images": 16, "analysis.memory_images": 8, "model.dtype": "bfloat16"}
-    settings = running.as_flags(place.settings | running.ANALYSIS | small | still)
+    network = {"model.bias": True, "model.gain_init": "near_zero"}  # that of the run that it goes on from
+    settings = running.as_flags(place.settings | running.ANALYSIS | network | small | still)
     paths = {"DATA": tmp_path, "OUT": tmp_path / "out", "RUNS": tmp_path / "runs", "START": tmp_path / "before"}
     environment = place.environment(learn=True) | {name: str(path) for name, path in paths.items()}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
