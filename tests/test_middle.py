@@ -38,7 +38,7 @@ def test_an_image_is_denoised_with_the_mean_over_all_others_at_its_level():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_neither_batches_nor_devices_take_part(batch_size):
+def test_batches_take_no_part(batch_size):
     np.testing.assert_allclose(measured(batch_size), measured(7), atol=1e-4)
 
 

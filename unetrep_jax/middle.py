@@ -25,8 +25,8 @@ def psnr_held(read: Callable, denoise: Callable, *, seed: int, batch_size: int) 
       batch_size: images at a time.
 
     Returns:
-      (constants, images [n h w c], index [n] that names the noise of each, sigmas [levels], a function that is told how many images
-      are done: each twice a level) -> PSNR in dB, [n, levels].
+      (constants, images [n h w c], index [n] that names the noise of each, sigmas [levels] in intensity units, a function that is
+      told how many images are done: each twice a level) -> PSNR in dB, [n, levels].
     """
 
     def read_noisy(constants, rows):

@@ -18,7 +18,7 @@ MIDDLE_TEXT = (
     "Does the output depend on what phi is read from? A network can denoise well by its outer scales alone, while its middle "
     "block has fallen silent or says the same of every image. Training then teaches phi nothing, and all that follows is said of "
     "a remainder. The claim's number tells; initial gains of 1 (`model.gain_init = one`) with a low learning rate or without "
-    "biases (`model.bias = False`) keep the block alive."
+    "biases (`model.bias = False`), and decoders of few layers (`model.decoder_depth`), keep it in use."
 )
 PUBLISHED_SIGMAS = np.float32([10, 25, 50, 100]) / np.float32(255)
 
