@@ -561,8 +561,8 @@ def train(run: Run) -> str:
     if loop.middle_gives < LEAST_GIVEN:
         say(
             "The output hardly depends on the middle block, so that training teaches phi nothing; --config.model.gain_init=one "
-            "with --config.model.bias=False or a lower --config.train.learning_rate, or --config.model.decoder_depth=2, may keep it "
-            "in use, in another --workdir."
+            "with --config.model.bias=False or a lower --config.train.learning_rate, or --config.model.decoder_depth=2, may keep "
+            "it in use, in another --workdir."
         )
     return (
         f"finished at step {loop.step:,}; best validation PSNR {loop.best_psnr:.2f} dB (mean over levels). "
