@@ -31,6 +31,7 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,25 @@ def courses(own: Path, others: list[Path], config: Any) -> dict[str, Any]:
 
 
 def course(run: Path, analysed: Any) -> dict[str, Any]:
-    """A run's name -> its milestones, which take the analysed images; nothing for a run that has none yet."""
+    """A run's name -> its milestones, after those of the runs that it goes on from; nothing for a run that has none yet."""
+    found = stretches(run, analysed)
+    if not found:
+        return {}
+    configured = [config for _, config, _ in found]
+    name, begins = " + ".join(folder.name for folder, _, _ in found), ()
+    if configured[0].train.start_from:
+        name += ", from another's end on"  # whose images nobody can count here
+    else:
+        begins = (before_training(configured[0]),)
+    milestones, seen = [], 0
+    for _, config, kept in found:
+        milestones += [milestone(folder, config, seen) for folder in kept]
+        seen = milestones[-1].images
+    return {f"{name} ({description(configured)})": (*begins, *milestones)}
+
+
+def stretches(run: Path, analysed: Any, later: tuple[Path, ...] = ()) -> list[tuple[Path, Any, list[Path]]]:
+    """(folder, configuration, milestones) of a run, after those that led up to what it began with, where they are at hand."""
     from unetrep_jax import checkpoints
 
     kept = checkpoints.step_folders(run / "milestones")
@@ -192,31 +211,47 @@ def course(run: Path, analysed: Any) -> dict[str, Any]:
         print(f"{folder} is damaged: its configuration or manifest cannot be read; it is left out.", file=sys.stderr)
         kept.remove(folder)
     if not kept:
-        return {}
+        return []
     config = configs.from_plain(plain[kept[0]])
     size, channels = analysed.data.image_size, analysed.data.image_channels
     if config.data.image_channels != channels or size % stride(config):
         raise InputError(
-            f"--beside {run}: its network takes images of {config.data.image_channels} channels and a side divisible by "
-            f"{stride(config)}; those analysed have {channels} and {size}. Compare runs on the same images."
+            f"{run} has milestones of a network that takes images of {config.data.image_channels} channels and a side divisible "
+            f"by {stride(config)}; those analysed have {channels} and {size}. Compare runs on the same images."
         )
-    # A run that began with another's parameters does not tell how many images those had seen.
-    start = config.train.start_from
-    name, first = (f"{run.name}, from another's end on", ()) if start else (run.name, (before_training(config),))
-    return {f"{name} ({description(config)})": (*first, *(milestone(folder, config) for folder in kept))}
+    earlier = begun_at(config.train.start_from)
+    if earlier and earlier[0] not in (run, *later):
+        before = stretches(earlier[0], analysed, (run, *later))
+        if before and int(before[-1][2][-1].name) == earlier[1]:
+            return [*before, (run, config, kept)]
+    return [(run, config, kept)]
 
 
-def description(config: Any) -> str:
+def begun_at(start: str) -> tuple[Path, int] | None:
+    """(run, step) of the checkpoint that another began with, where that run is at hand and kept milestones."""
+    from unetrep_jax import checkpoints
+
+    path = Path(start).resolve()
+    run = next((folder for folder in (path, *path.parents[:2]) if start and (folder / "milestones").is_dir()), None)
+    try:
+        return run and (run, checkpoints.step_at(path))
+    except InputError:
+        return None
+
+
+def description(stretches: Sequence[Any]) -> str:
     """What makes two trainings unequal: width, noise levels, and what counts as an image."""
-    side = config.train.crop or config.data.image_size
-    return f"{config.model.channels[0]} to {config.model.channels[-1]} channels, {config.noise.distribution}, {side}x{side}"
+    noises = dict.fromkeys(config.noise.distribution for config in stretches)
+    sides = dict.fromkeys(config.train.crop or config.data.image_size for config in stretches)
+    channels, shapes = stretches[0].model.channels, ", then ".join(f"{side}x{side}" for side in sides)
+    return f"{channels[0]} to {channels[-1]} channels, {', then '.join(noises)}, {shapes}"
 
 
-def milestone(folder: Path, config: Any) -> Any:
-    """A checkpoint on the way of a run, averaged where the run kept averages."""
+def milestone(folder: Path, config: Any, before: int) -> Any:
+    """A checkpoint on the way of a run that went on after so many images, averaged where the run kept averages."""
     from unetrep_jax import checkpoints, stages
 
-    seen = int(folder.name) * config.train.batch_size
+    seen = before + int(folder.name) * config.train.batch_size
     return stages.Milestone(seen, checkpoints.fingerprint(folder), functools.partial(checkpoints.load_denoiser, folder))
 
 

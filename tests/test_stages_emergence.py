@@ -198,6 +198,35 @@ def test_a_damaged_milestone_is_named_and_left_out(small_run, tmp_path, capsys, 
     assert "milestones/4 is damaged" in line and "left out" in line
 
 
+def goes_on(start, run, config, crop=0):
+    """Milestones of steps 2 and 4 of a run that began with a checkpoint."""
+    params = checkpoints.open_checkpoint(start).params
+    config = config.copy_and_resolve_references()
+    config.train.start_from, config.train.crop, config.train.batch_size = str(start), crop, 4
+    for step in (2, 4):
+        checkpoints.keep_parameters(run / "milestones", step, params=params, config=configs.plain(config))
+
+
+def test_a_run_that_goes_on_from_anothers_end_is_joined_to_it(small_run, tmp_path):
+    folder, config = small_run
+    shutil.copytree(folder, tmp_path / "1")
+    goes_on(tmp_path / "1" / "milestones" / "4", tmp_path / "2", config)
+    goes_on(tmp_path / "2" / "milestones" / "4", tmp_path / "3", config, crop=32)
+    ((name, milestones),) = analyze.courses(tmp_path / "3", [], config).items()
+    assert name == "1 + 2 + 3 (2 to 4 channels, inv_sqrt, 64x64, then 32x32)"
+    assert [each.images for each in milestones] == [0, 16, 32, 40, 48, 56, 64]
+    shutil.rmtree(tmp_path / "1" / "milestones" / "4")  # where it ended, or how far it went, is no longer known
+    ((name, milestones),) = analyze.courses(tmp_path / "3", [], config).items()
+    assert name.startswith("2 + 3, from another's end on") and [each.images for each in milestones] == [8, 16, 24, 32]
+
+
+def test_a_run_from_the_middle_of_another_is_not_joined_to_its_end(small_run, tmp_path):
+    folder, config = small_run
+    goes_on(folder / "milestones" / "2", tmp_path / "2", config)
+    ((name, milestones),) = analyze.courses(tmp_path / "2", [], config).items()
+    assert name.startswith("2, from another's end on") and [each.images for each in milestones] == [8, 16]
+
+
 def test_a_run_from_anothers_end_has_no_beginning(small_run, tmp_path):
     folder, config = small_run
     config.train.start_from = "runs/x"

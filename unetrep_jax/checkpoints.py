@@ -267,6 +267,11 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     return _header(Path(folder)).get("config", {})
 
 
+def step_at(path: Path | str) -> int:
+    """Step of the checkpoint that `open_checkpoint` would take at a path. Errors as there."""
+    return _step_of(_select(Path(path), None, lambda _: None))
+
+
 def load_denoiser(
     path: Path | str, step: int | None = None, weights: str | None = None, say: Say = tell
 ) -> denoiser.Denoiser:

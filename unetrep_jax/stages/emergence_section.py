@@ -51,7 +51,8 @@ def emergence_text(summary: dict) -> list[str]:
     """What was measured, on what."""
     low, high = summary["compared_with_times_255"], summary["sigma_times_255"]
     return [
-        "Checkpoints kept along the training, each twice as far as the one before (averaged parameters where the run kept them), "
+        "Checkpoints kept along the training, each twice as far as the one before (averaged parameters where the run kept them; "
+        "where a run goes on from another's end, after that one's), "
         f"all on the same {summary['images']:,} images with the same noise, {summary['draws']} draws. What the middle "
         "block gives is the PSNR that is lost where decoders see its mean over all other images instead. Ratios, clusters and "
         f"neighbours are those of σ = {high:g}/255. Stability is the cosine between an image's channel averages at {low:g} and at "

@@ -45,12 +45,12 @@ def run_emergence(context: Context, folder: Path, key: str) -> None:
         "psnr_sigma_times_255": [round(255 * float(s), 3) for s in SIGMAS],
         "runs": {},
     }
-    total = len(chosen) * sum(map(len, courses.values()))
-    with storage.Progress("checkpoints along the training", total) as progress:
+    passes = len(chosen) * (2 * settings.draws + 3 * len(SIGMAS))  # at two levels, denoised, and held: read, then denoised
+    with storage.Progress("checkpoints along the training", passes * sum(map(len, courses.values())), "passes") as progress:
         for name, milestones in courses.items():
             rows = []
             for milestone in milestones:
-                done = progress.done + len(chosen)
+                done = progress.done + passes
                 found = measured(context, milestone, chosen, count, progress.advance)
                 rows.append({"images": milestone.images} | described(context, found))
                 progress.advance(done - progress.done)  # what was kept
@@ -70,23 +70,23 @@ def kept(context: Context, name: str, chosen: np.ndarray, count: int, make: Call
 
 
 def measured(
-    context: Context, milestone: Milestone, chosen: np.ndarray, count: int, on_images: Callable[[int], object]
+    context: Context, milestone: Milestone, chosen: np.ndarray, count: int, advance: Callable[[int], object]
 ) -> Arrays:
     """Numbers of one milestone for every image."""
 
     def make() -> Arrays:
-        return of_denoiser(context, milestone.open(), chosen, count, on_images)
+        return of_denoiser(context, milestone.open(), chosen, count, advance)
 
     return kept(context, milestone.identity, chosen, count, make)
 
 
 def of_denoiser(
-    context: Context, denoiser: Denoiser, chosen: np.ndarray, count: int, on_images: Callable[[int], object]
+    context: Context, denoiser: Denoiser, chosen: np.ndarray, count: int, advance: Callable[[int], object]
 ) -> Arrays:
     """PSNR, ratios and products of every image; K-means and neighbours on phi."""
     settings = context.settings
     levels = [settings.sigmas[reference_level(context)], settings.sigma]
-    averages, variance, psnr = swept(context, denoiser, chosen, np.float32(levels) / np.float32(255), on_images)
+    averages, variance, psnr = swept(context, denoiser, chosen, np.float32(levels) / np.float32(255), advance)
     columns = representation.layout(denoiser, context.images.images.shape[1:])
     blocks = list(columns.columns)
     at_working = {block: columns.of(averages[:, 1], block) for block in blocks}
@@ -95,7 +95,7 @@ def of_denoiser(
     phi = at_working["mid"]
     arrays: Arrays = {
         "psnr": psnr,
-        "held": held(context, denoiser, chosen),
+        "held": held(context, denoiser, chosen, advance),
         "blocks": np.array(blocks),
         "ratios": np.stack([np.asarray(measures.participation_ratio(at_working[block])) for block in blocks], 1),
         "products": np.stack(products, 1),
@@ -110,7 +110,7 @@ def of_denoiser(
 
 
 def swept(
-    context: Context, denoiser: Denoiser, chosen: np.ndarray, sigmas: np.ndarray, on_images: Callable[[int], object]
+    context: Context, denoiser: Denoiser, chosen: np.ndarray, sigmas: np.ndarray, advance: Callable[[int], object]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(channel averages [n, levels, K], their realisation variance [n, levels, blocks], PSNR of the denoised images [n, 5])."""
     settings, images = context.settings, context.images.images
@@ -126,17 +126,18 @@ def swept(
         at_levels = [step((sigma, np.int32(settings.draws if sigma > 0 else 1)), rows) for sigma in sigmas]
         swept_rows.append([np.stack(part, axis=1) for part in zip(*at_levels, strict=True)])
         psnr.append(judge(levels, rows)[0])
-        on_images(len(index))
+        advance(len(index) * (2 * settings.draws + len(SIGMAS)))
     averages, variance = (np.concatenate(part) for part in zip(*swept_rows, strict=True))
     return averages, variance, np.concatenate(psnr)
 
 
-def held(context: Context, denoiser: Denoiser, chosen: np.ndarray) -> np.ndarray:
+def held(context: Context, denoiser: Denoiser, chosen: np.ndarray, advance: Callable[[int], object]) -> np.ndarray:
     """PSNR [n, 5] where the middle block says nothing of an image; NaN where the denoiser cannot be taken apart."""
     if denoiser.middle is None:
         return np.full((len(chosen), len(SIGMAS)), np.nan)
     images, settings = context.images.images[chosen], context.settings
-    return middle.psnr_without(denoiser.middle, images, chosen, SIGMAS, seed=settings.seed, batch_size=settings.batch_size)
+    seed, batch_size = settings.seed, settings.batch_size
+    return middle.psnr_without(denoiser.middle, images, chosen, SIGMAS, seed=seed, batch_size=batch_size, done=advance)
 
 
 def centred_products(averages: np.ndarray, noise: np.ndarray) -> np.ndarray:
