@@ -1,6 +1,6 @@
 """Quality of reconstructions from phi: settings of our own against the published ones, both made by this program.
 
-    python benchmarks/quality.py --ckpt pretrained/photo16 --images photographs --variant-levels 20 --variant-matching-steps 30
+    python benchmarks/quality.py --ckpt pretrained/photo24 --images photographs --variant-levels 20 --variant-matching-steps 30
 
 How long a reconstruction takes beside PyTorch, `compare.py --job reconstruction` says; here each runs once, in full. Of each image:
 the loss that the last matching left, against phi of the target at the last level (mean of 64 draws); the cosine of phi of the

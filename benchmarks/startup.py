@@ -4,7 +4,7 @@
 
 First step: `train.py --config configs/demo.py` with a line of log for every step, from the start of the process to the line of
 step 1; cold, with no compiled program and no decoded image in the caches, and warm, in another run folder with the same caches
-(goal: warm under 20 s). Cached figure: `analyze.py --only STAGE` on pretrained/photo16 when the stage is up to date. Each process
+(goal: warm under 20 s). Cached figure: `analyze.py --only STAGE` on pretrained/photo24 when the stage is up to date. Each process
 is new; caches and runs are in a temporary folder. Which imports take long: python -X importtime -c "import ...".
 """
 
@@ -86,7 +86,7 @@ def first_step_table(repeats: int, folder: Path) -> list[dict[str, Any]]:
 
 def analysis_table(repeats: int, folder: Path, stage: str) -> list[dict[str, Any]]:
     """analyze.py --only STAGE: when it has to be made, and when it is there."""
-    command = [sys.executable, "analyze.py", "--ckpt", "pretrained/photo16", "--images", "photographs", "--only", stage]
+    command = [sys.executable, "analyze.py", "--ckpt", "pretrained/photo24", "--images", "photographs", "--only", stage]
     command += ["--outdir", str(folder / "analysis"), *caches(folder)]
     made = seconds(command)
     again = [seconds(command) for _ in range(repeats)]

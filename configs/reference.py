@@ -6,9 +6,10 @@
 
     $TRAIN --workdir runs/1
     $TRAIN --workdir runs/2 --config.train.start_from=runs/1/last $WHOLE --config.train.epochs=3.2 --config.seed=1
-    python -m unetrep_jax.checkpoints runs/2/last pretrained/photo24 --dtype bfloat16
+    $TRAIN --workdir runs/3 --config.train.start_from=runs/2/last $WHOLE --config.train.epochs=5 --config.seed=2
+    python -m unetrep_jax.checkpoints runs/3/last pretrained/photo24 --dtype bfloat16
 
-The first trains on random 32x32 squares with a constant learning rate, the second on whole images until it is 0. A further one
+The first trains on random 32x32 squares with a constant learning rate, the others on whole images until it is 0. A further one
 begins with the model itself, and a seed of its own. `pretrained/photo24/README.md` tells how long they took and what came of them.
 DATA holds `tiny_imagenet`: 80,800 ImageNet photographs at 64x64 for training and 5,050 for validation, as a TFDS data set.
 
