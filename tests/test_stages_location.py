@@ -292,6 +292,16 @@ def test_places_are_decoded_from_features_that_hold_them_and_from_nothing_else()
         np.testing.assert_array_equal(np.sort(permuted[here], 0), np.sort(targets[here], 0))
 
 
+def test_a_channel_that_hardly_fired_before_does_not_throw_places_out_of_the_image():
+    images = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 1), np.uint8)
+    made = placing.compose(images, 240, 2, seed=0)
+    names = np.unique(made.backgrounds)
+    told, hardly = made.corners + np.random.default_rng(1).normal(0, 1, size=(240, 2)), np.isin(made.backgrounds, names[:40])
+    sparse = np.where(hardly, 1e-6 * made.corners[:, 0], 1000.0 * (made.backgrounds == names[-1]))
+    features = np.concatenate([told, sparse[:, None]], 1)
+    assert placing.decode(features, placing.targets_of(made), made, 0).summary["both"]["low"] > 0.5
+
+
 def test_one_image_that_moves_far_carries_the_root_mean_square_and_not_the_median():
     averages = np.repeat(np.random.default_rng(0).uniform(size=(101, 1, 7)), 3, axis=1)
     averages[:, 1:] += 1e-3

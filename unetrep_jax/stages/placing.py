@@ -137,13 +137,16 @@ DECODED = {"row": [0], "column": [1], "both": [0, 1], "intensity": [2]}  # colum
 def decode(features: np.ndarray, targets: np.ndarray, composites: Composites, seed: int) -> Decoded:
     """R^2 = 1 - sum (y - prediction)^2 / sum (y - mean)^2 of ridge regression, one for each object, on held-out backgrounds.
 
-    The bootstrap draws backgrounds, each with all its composites: those that share one are not independent.
+    Predictions are kept within the range of the targets, which for places is known beforehand: a sparse channel that hardly fired
+    in the images learnt from can be hundreds of its deviations out in another, and the fit with it. The bootstrap draws
+    backgrounds, each with all its composites: those that share one are not independent.
     """
     errors, spreads, by_object = np.empty_like(targets), np.empty_like(targets), []
     for which in range(OBJECTS):
         members = composites.objects == which
         here, groups = targets[members], composites.backgrounds[members]
         predictions = measures.cross_validated_ridge(np.asarray(features[members]), here, groups)
+        predictions = predictions.clip(here.min(0), here.max(0))
         errors[members], spreads[members] = (here - predictions) ** 2, (here - here.mean(0)) ** 2
         by_object.append(float(1 - errors[members, :2].sum() / spreads[members, :2].sum()))
     sums = sums_by(np.concatenate([errors, spreads], axis=1), composites.backgrounds)

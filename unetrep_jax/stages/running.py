@@ -181,7 +181,7 @@ STAGES = {
         location.run_location,
         location.section_location,
         ("moved", "placed"),
-        version=2,
+        version=3,
     ),
     "emergence": Stage(
         (
