@@ -115,7 +115,8 @@ def section_text(summary: dict) -> list[str]:
         "between two images holds no more of it than the change does. Moving round also brings a seam, where edges "
         "meet, into the image; with circular padding the network sees that seam wherever it is.",
         "An object was pasted at random places into other images, and its row and column regressed on phi (ridge regression, "
-        "backgrounds held out, for the choice of the penalty too; predictions outside the image are moved to its edge). phi is a mean over noise draws; the pixels have no noise.",
+        "backgrounds held out, for the choice of the penalty too; predictions outside the image are moved to its edge). phi is a "
+        "mean over noise draws; the pixels have no noise.",
     ]
     if "circular" in summary["shifts"]["blocks"]:
         text.append(
