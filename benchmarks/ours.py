@@ -36,8 +36,6 @@ def open_network(settings: Mapping[str, Any]) -> tuple[models.UNet, Any]:
         opened = checkpoints.open_checkpoint(settings["ckpt"])
         given = {**opened.config["model"], "image_channels": opened.config["data"]["image_channels"]}
         model = models.build(**{**given, "dtype": settings["dtype"]})
-        if (model.norm, model.bias, model.padding) != ("layer", True, "zero"):
-            raise InputError(f"{settings['ckpt']} is not of the published form: norm layer, with biases, zero padding.")
         return model, jax.tree.map(np.asarray, opened.params)
     depth = settings["depth"]
     how = {"dtype": settings["dtype"], "gain_init": settings["gain"]}
@@ -121,7 +119,10 @@ class Worker(serving.Worker):
 
     def params(self, settings: Mapping[str, Any]) -> Any:
         """The network's weights, host arrays."""
-        return open_network(settings)[1]
+        model, params = open_network(settings)
+        if (model.norm, model.bias, model.padding) != ("layer", True, "zero"):  # PyTorch's network has no other form
+            raise InputError(f"{settings['ckpt']} is not of the published form: norm layer, with biases, zero padding.")
+        return params
 
     def open(
         self, settings: Mapping[str, Any], params: Any, inputs: Mapping[str, Any], name: str = ""
