@@ -222,6 +222,7 @@ def stretches(run: Path, analysed: Any, later: tuple[Path, ...] = ()) -> list[tu
     earlier = begun_at(config.train.start_from)
     if earlier and earlier[0] not in (run, *later):
         before = stretches(earlier[0], analysed, (run, *later))
+        # From elsewhere than its end, or where that is damaged, what had been seen by then is not known.
         if before and int(before[-1][2][-1].name) == earlier[1]:
             return [*before, (run, config, kept)]
     return [(run, config, kept)]
@@ -239,11 +240,11 @@ def begun_at(start: str) -> tuple[Path, int] | None:
         return None
 
 
-def description(stretches: Sequence[Any]) -> str:
+def description(configured: Sequence[Any]) -> str:
     """What makes two trainings unequal: width, noise levels, and what counts as an image."""
-    noises = dict.fromkeys(config.noise.distribution for config in stretches)
-    sides = dict.fromkeys(config.train.crop or config.data.image_size for config in stretches)
-    channels, shapes = stretches[0].model.channels, ", then ".join(f"{side}x{side}" for side in sides)
+    noises = dict.fromkeys(config.noise.distribution for config in configured)
+    sides = dict.fromkeys(config.train.crop or config.data.image_size for config in configured)
+    channels, shapes = configured[0].model.channels, ", then ".join(f"{side}x{side}" for side in sides)
     return f"{channels[0]} to {channels[-1]} channels, {', then '.join(noises)}, {shapes}"
 
 
