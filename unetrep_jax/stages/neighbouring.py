@@ -105,6 +105,14 @@ def features_of(context: Context, space: str, level: int, rows: np.ndarray, reme
     return images if len(rows) == len(images) else images[rows]
 
 
+def length_of(context: Context, space: str) -> int:
+    """How many numbers a space has of an image."""
+    sweep = space.removesuffix(CENTRED)
+    if sweep in SWEEPS:
+        return phi(context, SWEEPS[sweep], context.working).shape[1]
+    return component_count(context) if space.startswith("principal") else int(np.prod(context.images.images.shape[1:]))
+
+
 def pixel_components(context: Context) -> np.ndarray:
     """Coordinates of all images on as many principal axes of the pixels as phi has channels, or as there can be."""
     images = context.images.images
@@ -130,13 +138,17 @@ def search_group(
     labels = None if why_no_labels(context.images.labels) else context.images.labels[rows]
     values = {}  # (measure, space, level) -> of every image
     searches = [(space, level) for space in spaces for level in levels_of(context, space)]
-    pairs = len(rows) ** 2
-    with storage.Progress(f"neighbours among {len(rows):,} images", len(searches) * pairs, unit="pairs") as progress:
+    # Pairs of pixels take much longer than those of phi, so the operations are counted and not the pairs.
+    pair = {space: 2e-6 * length_of(context, space) for space in spaces}
+    total = round(sum(pair[space] for space, _ in searches) * len(rows) ** 2)
+    with storage.Progress(f"neighbours among {len(rows):,} images", total, unit="MFLOP") as progress:
+        before = 0.0
         for space, level in searches:
-            before = progress.done
-            make = functools.partial(searched, context, space, level, rows, remembered, progress.advance)
+            advance = functools.partial(lambda each, pairs: progress.advance(int(pairs * each)), pair[space])
+            make = functools.partial(searched, context, space, level, rows, remembered, advance)
             index = remembered(f"{group} {space} {level}", make)["index"]
-            progress.advance(before + pairs - progress.done)  # what was remembered
+            before += pair[space] * len(rows) ** 2
+            progress.advance(round(before) - progress.done)  # what was remembered
             if level == context.working:
                 arrays[f"index/{group}/{space}"] = index
                 values["overlap_with_phi", space, level] = neighbours.overlap(index, arrays[f"index/{group}/phi"])
