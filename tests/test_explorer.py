@@ -294,6 +294,15 @@ def test_a_channel_shows_its_numbers_its_values_and_its_companions(opened):
 
 
 @needs_browser
+@pytest.mark.parametrize(("zeros", "heights"), [(100, [105, 105 * np.log(4) / np.log(101)]), (4, [105, 105 * 3 / 4])])
+def test_the_few_images_of_a_channel_that_seldom_fires_can_be_seen(opened, zeros, heights):
+    drawn = "histogram([...new Array(arguments[0]).fill(0), 0.5, 1, 1, 1], { unit: 'phi' })"
+    found = opened.run(f"return [...{drawn}.querySelectorAll('rect')].map((of) => Number(of.getAttribute('height')))", zeros)
+    np.testing.assert_allclose([found[0], found[-1]], heights, rtol=1e-6)
+    assert ("logarithms" in opened.run(f"return {drawn}.getAttribute('aria-label')", zeros)) == (zeros == 100)
+
+
+@needs_browser
 def test_a_cluster_lists_its_members_by_distance_its_labels_and_its_neighbours(opened):
     found = collection()
     clustering, c = found.clusterings[0], 2

@@ -25,14 +25,19 @@ function histogramOf(values, bins) {
   return { low, high, counts };
 }
 
-/** The distribution of values, with a line at `cut` where it lies among them. */
+/**
+ * The distribution of values, with a line at `cut` where it lies among them. Where one interval holds more than half of them, as with
+ * a channel that seldom fires, the others would not be seen: heights are then logarithms, log(1 + number).
+ */
 function histogram(values, { cut, unit }) {
   const { low, high, counts } = histogramOf(values, 60);
   const most = Math.max(...counts);
+  const logarithmic = 2 * most > values.length;
   const [height, floor, step] = [150, 120, WIDTH / counts.length];
+  const tall = (of) => 105 * (logarithmic ? Math.log1p(of) / Math.log1p(most) : of / most);
   const x = (value) => (high > low ? ((value - low) / (high - low)) * WIDTH : WIDTH / 2);
   const bars = counts.map((of, i) =>
-    s("rect", { class: "bar", x: i * step + 0.5, width: step - 1, y: floor - (of / most) * 105, height: (of / most) * 105 }),
+    s("rect", { class: "bar", x: i * step + 0.5, width: step - 1, y: floor - tall(of), height: tall(of) }),
   );
   const lines = [];
   if (Number.isFinite(cut) && cut >= low && cut <= high) {
@@ -40,7 +45,8 @@ function histogram(values, { cut, unit }) {
   }
   return frame(
     height,
-    `${count(values.length)} values of ${unit}, from ${figure(low)} to ${figure(high)}; the fullest of 60 intervals holds ${count(most)}`,
+    `${count(values.length)} values of ${unit}, from ${figure(low)} to ${figure(high)}; the fullest of 60 intervals holds ${count(most)}${logarithmic ? "; heights are logarithms" : ""}`,
+    words(0, 10, `${count(most)}${logarithmic ? ", logarithmic heights" : ""}`, "start"),
     bars,
     lines,
     s("line", { class: "axis", x1: 0, x2: WIDTH, y1: floor, y2: floor }),
