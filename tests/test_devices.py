@@ -56,6 +56,13 @@ def test_a_map_gives_every_row_its_result_whatever_their_number(rows):
     np.testing.assert_array_equal(sums, x.sum(axis=1))
 
 
+@pytest.mark.parametrize("constants", [(), None, ((), np.float32(2)), {"a": (), "b": np.float32(2)}])
+def test_rows_are_split_whatever_the_constants_are(constants):
+    mapped = devices.parallel_map(lambda c, rows: rows[0] * sum(jax.tree.leaves(c), 1.0) + rows[1], 4)
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(12, 24, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(mapped(constants, rows), rows[0] * sum(jax.tree.leaves(constants), 1.0) + rows[1])
+
+
 def test_a_map_compiles_once_for_full_and_partial_batches():
     mapped = devices.parallel_map(chex.assert_max_traces(n=1)(lambda c, x: x + c), 4)
     for rows in (4, 1, 3):

@@ -264,17 +264,20 @@ def _mapped(function: Callable, constants: PyTree, rows: PyTree) -> Callable:
     shard = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
     traced, result = jax.make_jaxpr(function, return_shape=True)(constants, shard)
     structure = jax.tree.structure(result)
-
-    def run(captured, constants, rows):
-        program = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, captured))
-        return structure.unflatten(program(*jax.tree.leaves((constants, rows))))
-
-    mapped = jax.pmap(run, in_axes=(None, None, 0), devices=jax.local_devices())
     captured = replicate(traced.consts, local=True)
+    given = len(captured)
+
+    def run(*arrays):
+        program = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, arrays[:given]))
+        return structure.unflatten(program(*arrays[given:]))
+
+    # An axis for each array: beside structures without arrays, such as (), JAX's `lower` takes one argument's axis for another's.
+    axes = (None,) * (given + len(jax.tree.leaves(constants))) + (0,) * len(jax.tree.leaves(rows))
+    mapped = jax.pmap(run, in_axes=axes, devices=jax.local_devices())
     if jax.process_count() > 1:  # there `lower` wants the arrays themselves
-        return lambda constants, rows: mapped(captured, constants, rows)
-    program = _compiled(_Lowered(mapped.lower(captured, constants, rows)))
-    return lambda constants, rows: program(captured, constants, rows)
+        return lambda constants, rows: mapped(*captured, *jax.tree.leaves((constants, rows)))
+    program = _compiled(_Lowered(mapped.lower(*captured, *jax.tree.leaves((constants, rows)))))
+    return lambda constants, rows: program(*captured, *jax.tree.leaves((constants, rows)))
 
 
 class _Lowered:

@@ -29,7 +29,7 @@ def run_denoising(context: Context, folder: Path, key: str) -> None:
     images = context.images.images
     grid = np.geomspace(0.01, 1, 10).astype(np.float32)
     sigmas = np.unique(np.concatenate([PUBLISHED_SIGMAS, grid]))
-    methods = {"network": (np.zeros(()), lambda _, y, sigma: context.denoiser.denoise(y))}
+    methods = {"network": ((), lambda _, y, sigma: context.denoiser.denoise(y))}
     spectrum, spectrum_images = training_spectrum(context)
     if spectrum is not None:
         methods["Wiener"] = (spectrum, baselines.wiener)
@@ -173,9 +173,7 @@ def psnr_of(
 def pictures_of(context: Context, images: Any, sigma: Any) -> Any:
     """(clean, noisy, denoised) images."""
     step = training.denoise_step(lambda _, y, sigma: context.denoiser.denoise(y), seed=context.settings.seed)
-    return devices.parallel_map(step, len(images))(
-        (np.zeros(()), sigma), (np.asarray(images), np.arange(len(images), dtype=np.int32))
-    )
+    return devices.parallel_map(step, len(images))(((), sigma), (np.asarray(images), np.arange(len(images), dtype=np.int32)))
 
 
 def section_denoising(context: Context, arrays: Arrays, summary: dict) -> Any:

@@ -118,7 +118,7 @@ def swept(
     judge = devices.parallel_map(
         training.psnr_step(lambda _, y, sigma: denoiser.denoise(y), seed=settings.seed), settings.batch_size
     )
-    levels = devices.replicate((np.zeros(()), SIGMAS), local=True)
+    levels = devices.replicate(((), SIGMAS), local=True)
     swept_rows, psnr = [], []
     for first in range(0, len(chosen), settings.batch_size):
         index = chosen[first : first + settings.batch_size].astype(np.int32)
