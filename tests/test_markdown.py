@@ -26,6 +26,11 @@ def test_headings_tables_and_figures_come_in_their_order_and_numbered(tmp_path):
     assert [image["alt"] for image in parsed.all("img")] == ["A picture of ratios"] * 2
 
 
+def test_a_claims_parts_stand_on_lines_of_their_own(tmp_path):
+    page(tmp_path, report.Section("Sparsity", claims=[report.Claim("It <i> holds.", None, "0.2; 0.3|4", "none", "yes")]))
+    assert "| It \\<i\\> holds. | – | 0.2<br>0.3\\|4 | none | yes |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_the_claims_stand_first_and_in_their_section(tmp_path):
     claim = report.Claim("It is sparse.", None, "0.20", "0.26", "no")
     parsed = page(tmp_path, report.Section("Sparsity", ["Words"], claims=[claim]))

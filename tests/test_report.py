@@ -216,3 +216,16 @@ def test_claims_stand_in_their_section_and_again_at_the_head_of_the_page(tmp_pat
     once = ["0.25", "0.20 (0.19–0.21)", "0.26, untrained", "no", "–", "3 of 4 levels", "1 of 4", "–"]
     assert cells == [*once, *once]
     assert not any(attributes.get("class") == "number" for attributes in parsed.all("td"))  # phrases may break
+    assert "Of 2 claims 0 hold, 0 in part, and 1 do not, of 1 it cannot be said." in " ".join(parsed.text("p"))
+
+
+def test_parts_are_what_semicolons_separate_outside_of_brackets():
+    assert report.parts("a; b (c; d (e; f)); g") == ["a", "b (c; d (e; f))", "g"]
+    assert report.parts("one;two") == ["one;two"]
+
+
+def test_a_claims_parts_stand_on_lines_of_their_own_and_other_cells_on_one(tmp_path):
+    claim = report.Claim("It <i> holds.", None, "0.2; 0.3 (at 10; 20)", "none", "yes")
+    page(tmp_path, report.Section("Sparsity", tables=[report.Table("T", ("a", "b"), [("x", "1; 2")])], claims=[claim]))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<td>0.2<br>0.3 (at 10; 20)</td>") == 2 and "1; 2</td>" in text and "<i>" not in text

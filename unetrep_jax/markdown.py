@@ -52,14 +52,17 @@ def _numbered(kind: str, caption: str, numbers: dict[str, int]) -> str:
 
 
 def _table(table: Table) -> str:
-    return _rows(table.header, report.numeric_columns(table), table.rows)
+    return _rows(table.header, report.numeric_columns(table), table.rows, table.prose)
 
 
-def _rows(header: Sequence[str], numeric: Sequence[bool], rows: Sequence[Sequence[Cell]]) -> str:
-    head, *body = [f"| {' | '.join(map(_cell, line))} |" for line in (header, *rows)]
+def _rows(header: Sequence[str], numeric: Sequence[bool], rows: Sequence[Sequence[Cell]], prose: bool = False) -> str:
+    head, *body = [f"| {' | '.join(_cell(value, prose) for value in line)} |" for line in (header, *rows)]
     rule = "".join("|---:" if is_number else "|---" for is_number in numeric)
     return "\n".join([head, f"{rule}|", *body])
 
 
-def _cell(value: Cell) -> str:
-    return "–" if value is None else _BARE_PIPE.sub(r"\\|", _words(str(value)))
+def _cell(value: Cell, prose: bool) -> str:
+    if value is None:
+        return "–"
+    parts = report.parts(str(value)) if prose else [str(value)]
+    return _BARE_PIPE.sub(r"\\|", "<br>".join(map(_words, parts)))

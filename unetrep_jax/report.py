@@ -5,6 +5,7 @@ nothing is ever fetched. The page only arranges: every number and every word com
 """
 
 import base64
+import collections
 import html
 import os
 import re
@@ -28,7 +29,7 @@ class Table(NamedTuple):
       header: a name, with its unit, for every column.
       rows: the cells, as they are printed (None is an en dash); a column in which every cell begins with a number is
         aligned right, so give its numbers the same number of decimals.
-      prose: the cells are phrases, which are never aligned right and may break into lines.
+      prose: the cells are phrases: never aligned right, and each of their `parts` on a line of its own.
     """
 
     caption: str
@@ -131,7 +132,8 @@ def write(
 def with_claims(sections: Sequence[Section]) -> list[Section]:
     """The sections after one that holds all their claims, where there are some; each section's own claims among its tables."""
     claims = [claim for section in sections for claim in section.claims]
-    first = [Section("Claims and findings", [_CLAIMS_TEXT], [_claims_table(claims)])] if claims else []
+    text = [_CLAIMS_TEXT, _how_many_hold(claims)]
+    first = [Section("Claims and findings", text, [_claims_table(claims)])] if claims else []
     tables = [[_claims_table(section.claims), *section.tables] if section.claims else section.tables for section in sections]
     return [*first, *(section._replace(tables=own) for section, own in zip(sections, tables, strict=True))]
 
@@ -149,8 +151,20 @@ def _element(found: re.Match) -> str:
     return f'<a href="{text}">{text}</a>' if name == "a" else f"<{name}>{text}</{name}>"
 
 
-def _cell(value: Cell) -> str:
-    return "–" if value is None else _words(str(value))
+def _cell(value: Cell, prose: bool = False) -> str:
+    return "–" if value is None else "<br>".join(map(_words, parts(str(value)) if prose else [str(value)]))
+
+
+def parts(text: str) -> list[str]:
+    """What semicolons separate, outside of brackets."""
+    found, depth = [""], 0
+    for piece in re.split(r"([()]|; )", text):
+        depth += (piece == "(") - (piece == ")")
+        if piece == "; " and not depth:
+            found.append("")
+        else:
+            found[-1] += piece
+    return found
 
 
 def _section(index: int, section: Section, folder: Path, numbers: dict[str, int]) -> str:
@@ -174,6 +188,12 @@ _CLAIMS_TEXT = (
 )
 
 
+def _how_many_hold(claims: Sequence[Claim]) -> str:
+    counts = collections.Counter(claim.holds for claim in claims)
+    unsaid = f", of {counts['']} it cannot be said" if counts[""] else ""
+    return f"Of {len(claims)} claims {counts['yes']} hold, {counts['in part']} in part, and {counts['no']} do not{unsaid}."
+
+
 def _claims_table(claims: Sequence[Claim]) -> Table:
     rows = [(claim.claim, claim.published, claim.here, claim.null, claim.holds or None) for claim in claims]
     return Table(
@@ -193,7 +213,7 @@ def numeric_columns(table: Table) -> list[bool]:
 def _table(table: Table, caption: str) -> str:
     aligned = [' class="number"' if is_number else "" for is_number in numeric_columns(table)]
     header = "".join(f'<th scope="col"{a}>{_words(name)}</th>' for name, a in zip(table.header, aligned, strict=True))
-    body = "\n".join(_row([_cell(value) for value in row], aligned) for row in table.rows)
+    body = "\n".join(_row([_cell(value, table.prose) for value in row], aligned) for row in table.rows)
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.caption)}">\n'
         f"<table><caption>{caption}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"

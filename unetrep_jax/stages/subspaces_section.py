@@ -298,7 +298,7 @@ def support_claims(summary: dict) -> list:
         return "; ".join(f"{label}: {words}" for label, words in found.items() if words is not None) or "undefined"
 
     def claim(words: str, shown: Callable, answer: Callable, nulls: tuple[str, ...] = both) -> Any:
-        beside = ". ".join(f"{name.capitalize()} – {each(name, shown)}" for name in nulls)
+        beside = "; ".join(f"{name} – {each(name, shown)}" for name in nulls)
         parts = [answer({name: row[d] for name, row in sets.items()}) for d in DEFINITIONS]
         known = [of_definition for of_definition in parts if of_definition[0] is not None]
         return report.Claim(words, None, each("trained", shown), beside, report.verdict(*known))
@@ -324,7 +324,7 @@ def support_claims(summary: dict) -> list:
             "share of 21 to 30 %, and neither so with channels permuted nor without training).",
             "110–155 of 512 (21–30 %)",
             sizes["trained"],
-            ". ".join(f"{name.capitalize()} – {sizes[name]}" for name in both),
+            "; ".join(f"{name} – {sizes[name]}" for name in both),
             report.verdict(part(*(published_share(sets[name], total) for name in ("trained", *both)))),
         ),
         claim(
@@ -380,7 +380,7 @@ def dimension_claim(spectra: dict, same_images: str) -> Any:
         "clusters, and than in the untrained network's at the same images).",
         None,
         spectrum_text(spectra.get("trained")),
-        ". ".join(f"{name.capitalize()} – {spectrum_text(spectra.get(name))}" for name in ("permuted", "untrained")),
+        "; ".join(f"{name} – {spectrum_text(spectra.get(name))}" for name in ("permuted", "untrained")),
         report.verdict(lower_inside(spectra, same_images)),
     )
 
@@ -449,7 +449,7 @@ def near_zero_claim(summary: dict) -> Any:
         f"{100 * CUTS[MAIN_CUT]:g}% of their mean at the working level, and not so without training; in part: at another cut).",
         "about 1/3",
         shares("trained"),
-        f"Untrained – {shares('untrained')}",
+        f"untrained – {shares('untrained')}",
         third_near_zero(found["trained"], found["untrained"]),
     )
 

@@ -16,10 +16,14 @@ def unknown(value: float | int | None) -> bool:
 
 
 def number(value: float | int | None, decimals: int | None = 2) -> str | None:
-    """A number; two digits and a power of ten where `decimals` is None; None if unknown."""
+    """A number; of two digits where `decimals` is None, with a power of ten where it is small or large; None if unknown."""
     if unknown(value):
         return None
-    return f"{value:.1e}" if decimals is None else f"{value:z,.{decimals}f}"  # z: no -0.00
+    if decimals is not None:
+        return f"{value:z,.{decimals}f}"  # z: no -0.00
+    digits = f"{value:.1e}"
+    power = int(digits.partition("e")[2])
+    return f"{float(digits):z,.{max(0, 1 - power)}f}" if -3 <= power < 5 else digits
 
 
 def percent(share: float | None, decimals: int = 0) -> str | None:
