@@ -152,7 +152,10 @@ def _element(found: re.Match) -> str:
 
 
 def _cell(value: Cell, prose: bool = False) -> str:
-    return "–" if value is None else "<br>".join(map(_words, parts(str(value)) if prose else [str(value)]))
+    lines = parts(str(value)) if prose else [str(value)]
+    if value is None or len(lines) == 1:
+        return "–" if value is None else _words(lines[0])
+    return "".join(f'<span class="part">{_words(line)}</span> ' for line in lines)
 
 
 def parts(text: str) -> list[str]:
@@ -214,9 +217,10 @@ def _table(table: Table, caption: str) -> str:
     aligned = [' class="number"' if is_number else "" for is_number in numeric_columns(table)]
     header = "".join(f'<th scope="col"{a}>{_words(name)}</th>' for name, a in zip(table.header, aligned, strict=True))
     body = "\n".join(_row([_cell(value, table.prose) for value in row], aligned) for row in table.rows)
+    opening = '<table class="prose">' if table.prose else "<table>"
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.caption)}">\n'
-        f"<table><caption>{caption}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f"{opening}<caption>{caption}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
@@ -324,6 +328,9 @@ caption { padding-bottom: 0.5rem; }
 caption strong, figcaption strong { color: var(--ink); }
 th, td { padding: 0.35rem 1.5rem 0.35rem 0; text-align: left; vertical-align: baseline; font-weight: normal; }
 th:last-child, td:last-child { padding-right: 0; }
+.prose td { min-width: 3rem; }
+.prose td:nth-child(3), .prose td:nth-child(4) { width: 32%; }
+.part { display: block; margin-bottom: 0.25rem; padding-left: 0.75rem; text-indent: -0.75rem; }
 thead th { font-weight: 600; border-bottom: 1.5px solid var(--soft); vertical-align: bottom; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 .number { text-align: right; white-space: nowrap; }

@@ -44,7 +44,7 @@ def separation_claim(summary: dict) -> list:
             "Centroids of adjacent clusters are at least two standard deviations apart",
             "at least 2, mostly from 2 to 4",
             "; ".join(here),
-            "held out; " + "; ".join(nulls),
+            "held out: " + "; ".join(nulls),
             report.verdict(*separation_parts(summary)),
         )
     ]
@@ -81,7 +81,7 @@ def noise_claim(context: Context, summary: dict) -> list:
     medians = {name: float(np.median(values[other])) for name, values in agreement.items()}
     words = {
         name: f"AMI {medians[name]:.2f} (median over the other levels from {LOWEST_COMPARED:g}/255 up; {values[other].min():.2f} "
-        f"to {values[other].max():.2f}); {values[context.working]:.2f} at the same level from another start"
+        f"to {values[other].max():.2f}), and {values[context.working]:.2f} at the same level from another start"
         for name, values in agreement.items()
     }
     return [
