@@ -2,7 +2,7 @@
 # pretrained/, and prints where the reports are.
 # make test: installs, runs the test suite.
 # make bench TORCH_PYTHON=PATH: times this program against PyTorch, for up to ten minutes, and compares with recorded ratios; see benchmarks/README.md.
-# make faults: installs, attacks every command and prints what survived (docs/reliability.md), for up to an hour; LONG=1 for hours.
+# make faults: installs, attacks every command and prints what survived (docs/reliability.md), for up to half an hour; LONG=1 for hours.
 # All build .venv from requirements.lock when it is missing or older than the lock; PYTHON=... chooses the interpreter.
 
 BIN := .venv/bin

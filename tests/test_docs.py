@@ -1,6 +1,7 @@
-"""The examples of docs/ run as they are printed."""
+"""The examples of the README and of docs/ run as they are printed."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from unetrep_jax import stages, storage
 
 PAGE = (Path(__file__).parents[1] / "docs" / "any_denoiser.md").read_text()
 PROGRAMS = dict(zip(("shrinkage", "network"), re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), strict=True))
+README = (Path(__file__).parents[1] / "README.md").read_text()
 FEW = {
     "draws": 1,
     "clusters": (3,),
@@ -92,3 +94,15 @@ def test_every_stage_accepts_a_denoiser_that_is_a_formula(tmp_path):
     assert found["location"]["shifts"]["blocks"]["circular"]["mid"]["largest"] < 1e-5
     page = report.read_text()
     assert "No checkpoints along the training are at hand" in page and "no twin with circular padding" not in page
+
+
+def test_the_readmes_program_reconstructs(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    less = {"[:4]": "[:1]", "), 4)": "), 1)", "matching_steps=30": "matching_steps=1"}
+    less |= {"(1.0, 0.5, 0.25, 0.12, 0.06, 0.03)": "(0.5,)"}
+    for printed, here in less.items():
+        assert printed in program
+        program = program.replace(printed, here)
+    exec(textwrap.dedent(program), names := {})
+    assert names["result"].images.shape == (1, 64, 64, 3) and jnp.isfinite(names["result"].images).all()

@@ -202,7 +202,7 @@ def test_a_campaign_goes_on_where_it_was_and_another_one_begins_anew(tmp_path):
         torn.write('["kills", "row')
     found = record.Record(file, "made by").known
     assert [(key, one[1:]) for key, one in found.items()] == [(("kills", n), (n, "survived", "", ["a step"])) for n in (3, 4)]
-    assert table.what_was_hit(("kills", one) for one in found.values()) == ["- kills: row: 2 a step"]
+    assert table.what_was_hit(("kills", one) for one in found.values()) == ["- kills: row: a step 2"]
     assert record.Record(file, "another program").known == {}
 
 

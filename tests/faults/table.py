@@ -30,7 +30,7 @@ def what_was_hit(outcomes: Iterable[tuple[str, Outcome]]) -> list[str]:
     for category, outcome in outcomes:
         if outcome.hit:
             rows.setdefault(f"{category}: {outcome.attack.row}", Counter()).update(outcome.hit)
-    return [f"- {row}: {', '.join(f'{count} {what}' for what, count in found.most_common())}" for row, found in rows.items()]
+    return [f"- {row}: {', '.join(f'{what} {count}' for what, count in found.most_common())}" for row, found in rows.items()]
 
 
 def failure(category: str, outcome: Outcome, seed: int, long: bool) -> str:
