@@ -15,7 +15,7 @@ from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noq
 
 from configs import default
 from unetrep_jax import noise, probes, report, representation, stages, storage
-from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording
+from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording, wording
 from unetrep_jax.storage import InputError
 
 SETTINGS = {"neighbours": 4, "neighbour_targets": 3, "probe_sigmas": (100.0,), "probe_images": 40}
@@ -341,7 +341,7 @@ def test_a_penalty_at_an_end_of_the_path_is_said(place):
     probe = {"l2": probes.PENALTIES[place], "at_the_end": place != 3, "constant": 0, "unfinished": False}
     names = ("phi, σ = 100/255", probe_features.PERMUTED)
     page = " ".join(probing.probe_text({"classes": 3, "source": "", "probes": dict.fromkeys(names, probe)}))
-    assert (f"one beyond may be better, for: phi, σ = 100/255 ({probes.PENALTIES[place]:.1e})." in page) == (place != 3)
+    assert (f"one beyond may be better, for: phi, σ = 100/255 ({wording.number(probes.PENALTIES[place], None)})." in page) == (place != 3)
     assert "21 from 1e+02 down to 1e-08" in page
 
 
