@@ -15,7 +15,7 @@ from test_stages import WEIGHTS, colour_denoiser, image_set, make_context  # noq
 
 from configs import default
 from unetrep_jax import noise, probes, report, representation, stages, storage
-from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording, wording
+from unetrep_jax.stages import channels, neighbour_section, neighbouring, probe_features, probing, wording
 from unetrep_jax.storage import InputError
 
 SETTINGS = {"neighbours": 4, "neighbour_targets": 3, "probe_sigmas": (100.0,), "probe_images": 40}
@@ -204,13 +204,6 @@ def test_fewer_components_than_channels_are_said(context_of, count, components):
     assert ("are 4, fewer than phi's 6 channels: 5 images of 192 intensities have no more" in page) == (components == 4)
 
 
-def test_shares_are_printed_with_their_intervals():
-    estimate = {"value": 0.12314, "low": 0.1192, "high": 0.12704}
-    assert wording.share_text(estimate) == "12.31 % (11.92–12.70)"
-    assert wording.share_text(estimate | {"low": -0.01}, 1) == "12.3 % (-1.0 to 12.7)"
-    assert wording.share_text(estimate | {"low": None}) is None and wording.share_text(None) is None
-
-
 def test_neighbours_of_an_image_are_alike_in_pixels_and_random_images_are_not(context_of):
     context = context_of()
     arrays, summary, _, page = ran(context, "neighbours")
@@ -341,7 +334,8 @@ def test_a_penalty_at_an_end_of_the_path_is_said(place):
     probe = {"l2": probes.PENALTIES[place], "at_the_end": place != 3, "constant": 0, "unfinished": False}
     names = ("phi, σ = 100/255", probe_features.PERMUTED)
     page = " ".join(probing.probe_text({"classes": 3, "source": "", "probes": dict.fromkeys(names, probe)}))
-    assert (f"one beyond may be better, for: phi, σ = 100/255 ({wording.number(probes.PENALTIES[place], None)})." in page) == (place != 3)
+    penalty = wording.number(probes.PENALTIES[place], None)
+    assert (f"one beyond may be better, for: phi, σ = 100/255 ({penalty})." in page) == (place != 3)
     assert "21 from 1e+02 down to 1e-08" in page
 
 
