@@ -152,9 +152,11 @@ def _element(found: re.Match) -> str:
 
 
 def _cell(value: Cell, prose: bool = False) -> str:
+    if value is None:
+        return "–"
     lines = parts(str(value)) if prose else [str(value)]
-    if value is None or len(lines) == 1:
-        return "–" if value is None else _words(lines[0])
+    if len(lines) == 1:
+        return _words(lines[0])
     return "".join(f'<span class="part">{_words(line)}</span> ' for line in lines)
 
 
