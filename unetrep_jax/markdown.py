@@ -62,7 +62,4 @@ def _rows(header: Sequence[str], numeric: Sequence[bool], rows: Sequence[Sequenc
 
 
 def _cell(value: Cell, prose: bool) -> str:
-    if value is None:
-        return "–"
-    parts = report.parts(str(value)) if prose else [str(value)]
-    return _BARE_PIPE.sub(r"\\|", "<br>".join(map(_words, parts)))
+    return _BARE_PIPE.sub(r"\\|", "<br>".join(map(_words, report.lines(value, prose))))

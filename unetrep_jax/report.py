@@ -152,12 +152,15 @@ def _element(found: re.Match) -> str:
 
 
 def _cell(value: Cell, prose: bool = False) -> str:
+    first, *others = shown = lines(value, prose)
+    return "".join(f'<span class="part">{_words(line)}</span> ' for line in shown) if others else _words(first)
+
+
+def lines(value: Cell, prose: bool) -> list[str]:
+    """What a cell shows, line by line."""
     if value is None:
-        return "–"
-    lines = parts(str(value)) if prose else [str(value)]
-    if len(lines) == 1:
-        return _words(lines[0])
-    return "".join(f'<span class="part">{_words(line)}</span> ' for line in lines)
+        return ["–"]
+    return parts(str(value)) if prose else [str(value)]
 
 
 def parts(text: str) -> list[str]:
