@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,13 +154,18 @@ def build_network(config: Any) -> Any:
     return models.build(**config.model, **how)
 
 
-def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
+def tell(text: str) -> None:
+    """A line on the standard error stream."""
+    print(text, file=sys.stderr)
+
+
+def check_folder(config: Any, workdir: Path, fresh: bool, say: Callable[[str], None] = tell) -> None:
     """Refuses a run folder that holds something else, or a run that this one cannot continue."""
     from unetrep_jax import checkpoints
 
     if not any((workdir / name).exists() for name in RUN_FILES):
         return
-    before = settings_of(workdir)
+    before = settings_of(workdir, say)
     if "train.batch_size" not in before:
         raise InputError(
             f"{workdir} holds {', '.join(RUN_FILES)} or some of them, but no run of this program; use another --workdir."
@@ -174,7 +179,7 @@ def check_folder(config: Any, workdir: Path, fresh: bool) -> None:
     check_same_experiment(config, workdir, before)
 
 
-def settings_of(workdir: Path) -> dict[str, Any]:
+def settings_of(workdir: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The settings of the run in a folder: `config.json`, or where that is damaged, those of the newest checkpoint that is not."""
     from unetrep_jax import checkpoints
 
@@ -187,7 +192,7 @@ def settings_of(workdir: Path) -> dict[str, Any]:
         return found
     for step in reversed(checkpoints.steps(workdir / "last")):
         if settings := checkpoints.read_config(workdir / "last" / str(step)):
-            print(f"{workdir / 'config.json'} is damaged ({damage}); the settings of step {step:,} are used.", file=sys.stderr)
+            say(f"{workdir / 'config.json'} is damaged ({damage}); the settings of step {step:,} are used.")
             return dict(configs.flatten(settings))
     return {}
 
@@ -580,13 +585,17 @@ def discard_run(workdir: Path) -> None:
     devices.barrier("the old run is discarded")
 
 
-def own(workdir: Path) -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def own(config: Any, workdir: Path, fresh: bool) -> Iterator[None]:
     """Keeps a second run out of the folder; of several processes that make one run, the first one does."""
     from unetrep_jax import devices
 
     if devices.process_index():
-        return contextlib.nullcontext()
-    return storage.lock(workdir / ".lock", wait=False)
+        yield
+        return
+    with storage.lock(workdir / ".lock", wait=False):
+        check_folder(config, workdir, fresh, say=lambda _: None)  # again: since then another run may have begun there
+        yield
 
 
 def in_company() -> bool:
@@ -603,7 +612,7 @@ def run_from(argv: list[str]) -> int:
     config, workdir, fresh = parse(argv)
     run = prepare(config, workdir, fresh)
     try:
-        with own(workdir):
+        with own(config, workdir, fresh):
             if fresh:
                 discard_run(workdir)
             say(train(run))

@@ -184,6 +184,21 @@ def test_seal_completes_a_checkpoint_without_waiting_for_it(tmp_path):
     series.wait()
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_has_it_before_older_ones_go(tmp_path, monkeypatch):
+    events, sync, rename = [], os.fsync, os.rename
+    path_of = lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: E731
+    monkeypatch.setattr("os.fsync", lambda descriptor: (events.append(path_of(descriptor)), sync(descriptor)))
+    monkeypatch.setattr("os.rename", lambda source, target: (events.append(f"{source} -> "), rename(source, target)))
+    with writing(tmp_path, keep=2) as series:
+        for step in (1, 2, 3):
+            save(series, step)
+            series.wait()
+    named, gone = events.index(f"{tmp_path}/.3.writing -> "), events.index(f"{tmp_path}/1 -> ")
+    assert named < events.index(str(tmp_path), named) < gone
+    for path in (tmp_path / "3").rglob("*"):
+        assert f"{tmp_path}/.3.writing/{path.relative_to(tmp_path / '3')}" in events[:named], path
+
+
 def test_only_the_newest_are_kept(tmp_path):
     with writing(tmp_path, keep=2) as series:
         for step in (1, 5, 10, 200):
@@ -539,6 +554,14 @@ def test_the_command_line_exports_and_overwrites_nothing(run, tmp_path, capsys):
     assert checkpoints.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert {path: path.read_bytes() for path in files_of(tmp_path / "out")} == before
+
+
+def test_exporting_again_after_a_kill_leaves_nothing_of_the_first(run, tmp_path):
+    for left in (".out.writing/params", ".out.writing.orbax-checkpoint-tmp/params"):
+        (tmp_path / "there" / left).mkdir(parents=True)
+    checkpoints.export(run, tmp_path / "there" / "out")
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["out"]
+    checkpoints.open_checkpoint(tmp_path / "there" / "out")
 
 
 def test_exporting_to_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch):

@@ -163,6 +163,18 @@ def test_a_kill_between_the_last_row_and_the_publication_loses_nothing(tmp_path,
     assert np.array_equal(data.open_images(str(tmp_path / "files"), **settings).images, pixels)
 
 
+def test_what_is_left_of_rows_after_the_images_were_published_goes_when_they_are_next_opened(tmp_path, settings):
+    write_images(tmp_path / "files", 5)
+    data.open_images(str(tmp_path / "files"), **settings)
+    published = set(os.listdir(settings["cache_dir"]))
+    (folder_of,) = (name for name in published if name.startswith("folder-"))
+    records = tmp_path / "cache" / f".{folder_of}.records"
+    records.mkdir()
+    (records / "images.npy").write_bytes(bytes(100))  # a kill, half-way through their removal
+    data.open_images(str(tmp_path / "files"), **settings)
+    assert set(os.listdir(settings["cache_dir"])) == published
+
+
 class FullDisk(RowWriter):
     def append(self, **arrays):
         if self.rows_done:

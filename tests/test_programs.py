@@ -78,3 +78,13 @@ def test_a_process_uses_what_another_kept_and_not_what_was_exchanged_since(tmp_p
     for path, content in zip(kept, [*contents[1:], contents[0]], strict=True):
         path.write_bytes(content)
     assert run(tmp_path) == (expected, 0)
+
+
+def test_the_part_of_a_program_that_a_neighbour_took_for_a_whole_one_is_compiled_again(tmp_path):
+    expected, _ = run(tmp_path)
+    kept = sorted(tmp_path.glob("*/*-cache"))
+    for path in kept:  # its writer was killed, and another process gave all programs their checksums
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        path.with_name(f"{path.name}{programs.SEAL}").unlink()
+    programs.seal(kept[0].parent)
+    assert run(tmp_path)[0] == expected

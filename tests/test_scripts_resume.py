@@ -18,8 +18,9 @@ import running
 from faults import checkpoint_content
 from running import MILESTONES, PER_EPOCH, STEPS, Moment
 
+import configs
 import train
-from unetrep_jax import checkpoints
+from unetrep_jax import checkpoints, storage
 
 KILL, INT, SLOW = signal.SIGKILL, signal.SIGINT, 0
 
@@ -72,6 +73,17 @@ def test_a_run_killed_over_and_over_equals_the_uninterrupted_run_bit_for_bit(pla
     assert {when: result.code for when, result in zip(MOMENTS, killed, strict=True)} == dict.fromkeys(MOMENTS, -KILL)
     assert last.code == 0, last.err
     assert_same_run(run, expected)
+
+
+def test_a_run_that_began_in_the_folder_after_it_was_looked_at_is_not_gone_on_with(copy, capsys):
+    config = configs.from_plain(storage.read_json(copy / "config.json"))
+    with train.own(config, copy, fresh=False):
+        pass
+    config.train.learning_rate *= 2
+    with pytest.raises(storage.InputError, match=r"holds a run with other settings: train\.learning_rate"):
+        train.own(config, copy, fresh=False).__enter__()
+    with train.own(config, copy, fresh=True):
+        pass
 
 
 def test_a_run_stopped_by_its_time_limit_goes_on_to_the_same_end(place, tmp_path):

@@ -289,6 +289,13 @@ def test_damaged_figures_and_words_of_the_report_are_made_again(make_context):
         assert (context.outdir / "report.html").read_bytes() == page
 
 
+def test_folders_that_a_killed_analysis_had_replaced_go_with_the_next(make_context):
+    context = make_context()
+    (context.outdir / ".denoising.old").mkdir(parents=True)
+    stages.run_and_report(context, ["denoising"], [])
+    assert not (context.outdir / ".denoising.old").exists()
+
+
 def test_arrays_of_a_folder_come_in_the_order_of_their_names_however_it_is_listed(tmp_path, monkeypatch):
     for name in ("b", "a", "c"):
         np.save(tmp_path / f"{name}.npy", np.arange(3))

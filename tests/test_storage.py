@@ -208,6 +208,52 @@ def test_who_waits_long_for_a_lock_is_told(tmp_path, monkeypatch, capsys):
     holder.join()
 
 
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "another's").write_text("content")
+    (tmp_path / "lock").symlink_to(tmp_path / "another's")
+    with pytest.raises(storage.InputError, match="lock is a symbolic link"), storage.lock(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "another's").read_text() == "content"
+
+
+@pytest.fixture
+def done(monkeypatch):
+    """What is put on the disk, and renamed, in order."""
+    events, fsync, rename = [], os.fsync, os.rename
+
+    def note_fsync(descriptor):
+        events.append(f"sync {os.readlink(f'/proc/self/fd/{descriptor}')}")
+        fsync(descriptor)
+
+    def note_rename(source, target):
+        events.append(f"rename {source}")
+        rename(source, target)
+
+    monkeypatch.setattr("os.fsync", note_fsync)
+    monkeypatch.setattr("os.rename", note_rename)
+    return events
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_gets_its_name_and_the_name_before_the_old_folder_goes(tmp_path, done):
+    complete_folder(tmp_path)
+    complete_folder(tmp_path)
+    renamed = done.index(f"rename {tmp_path / '.f.partial'}", done.index(f"rename {tmp_path / 'f'}"))
+    for name in ("", "/a.bin", "/deep", "/deep/b.json", f"/{storage.COMPLETE}"):
+        assert f"sync {tmp_path}/.f.partial{name}" in done[:renamed] or name.endswith(storage.COMPLETE)
+    assert done[renamed + 1] == f"sync {tmp_path}"
+
+
+def test_a_file_system_that_cannot_put_names_on_the_disk_is_no_error_and_one_that_cannot_put_files_is(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("os.fsync", refuse)
+    storage.sync(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        storage.sync(tmp_path / "file")
+
+
 def flip(path, position=-1):
     content = bytearray(path.read_bytes())
     content[position] ^= 1

@@ -19,6 +19,7 @@ full disk, or a process killed at any moment, costs the checkpoint under way and
 import argparse
 import contextlib
 import errno
+import glob
 import json
 import shutil
 import sys
@@ -35,7 +36,16 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from unetrep_jax import denoiser, models
-from unetrep_jax.storage import MANIFEST, DamagedError, InputError, read_json, sha256, verify_manifest, write_manifest
+from unetrep_jax.storage import (
+    MANIFEST,
+    DamagedError,
+    InputError,
+    read_json,
+    sha256,
+    sync,
+    verify_manifest,
+    write_manifest,
+)
 
 Say = Callable[[str], None]
 
@@ -492,6 +502,7 @@ def _with_header(config: Mapping[str, Any], step: int) -> dict[str, Any]:
 def _write(writer: ocp.Checkpointer, target: Path, trees: Mapping[str, PyTree], values: Mapping[str, Mapping]) -> None:
     """Has Orbax write trees of arrays and JSON values under a preliminary name."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove(*_scratch(target))  # Orbax would refuse what a killed process left
     # A megabyte for the small files and what rounding to blocks costs.
     needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + 2**20, shutil.disk_usage(target.parent).free
     if needed > free:  # when Orbax's threads find it out, they print a dozen tracebacks
@@ -507,6 +518,11 @@ def _staging(target: Path) -> Path:
     return target.with_name(f".{target.name}.writing")
 
 
+def _scratch(target: Path) -> list[Path]:
+    """What is there of a checkpoint under way: under the preliminary name, or under those that Orbax makes of it."""
+    return list(target.parent.glob(f"{glob.escape(_staging(target).name)}*"))
+
+
 def _publish(target: Path) -> None:
     """Gives a folder that Orbax has written its manifest, and then its name."""
     staging = _staging(target)
@@ -514,6 +530,7 @@ def _publish(target: Path) -> None:
         marker.write_text("")  # its presence is the message; its text names a folder of this machine
     write_manifest(staging)
     staging.rename(target)
+    sync(target.parent)  # before older ones go
 
 
 def _remove(*folders: Path) -> None:
@@ -537,7 +554,7 @@ def _failures_named(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        _remove(*target.parent.glob(f"{_staging(target).name}*"))
+        _remove(*_scratch(target))
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise OSError(f"{target} could not be written; checkpoints before it are intact. Cause: {cause}") from error
 

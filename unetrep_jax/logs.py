@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -69,8 +70,11 @@ class Log:
         self._digest.update(text)
 
     def checksum(self) -> str:
-        """sha256 of all lines so far."""
-        return self._digest.hexdigest() if self._writes else ""
+        """sha256 of all lines so far, which are on the disk then: a checkpoint knows it."""
+        if not self._writes:
+            return ""
+        os.fsync(self._file.fileno())
+        return self._digest.hexdigest()
 
     def training(self, step: int, loss: float, gradient_norm: float, rate: float) -> None:
         """Means over the steps since the last line."""

@@ -1,5 +1,6 @@
 """Files that survive: atomic writes, checksums, manifests, and what a person is told of those that do not."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -178,10 +179,28 @@ def files_under(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
 
 
+def sync(*paths: Path) -> None:
+    """Has the system put files, and the names in folders, on the disk now: what is done next comes after, should the power fail.
+
+    A file system that cannot do so with the names in a folder, such as one over a network, keeps them in its own way.
+
+    Raises:
+      OSError: a file could not be written.
+    """
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_manifest(folder: Path | str) -> None:
-    """Writes `manifest.json` into a folder: the sha256 of every file below it."""
+    """Writes `manifest.json` into a folder, the sha256 of every file below it, and has all of it put on the disk."""
     folder = Path(folder)
     write_json(folder / MANIFEST, {name: sha256(folder / name) for name in files_under(folder)})
+    sync(*folder.rglob("*"), folder)
 
 
 def verify_manifest(folder: Path | str) -> None:

@@ -12,7 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from unetrep_jax.storage.files import InputError, files_under, fingerprint, has_objects, read_json, sha256, write_json
+from unetrep_jax.storage.files import (
+    InputError,
+    files_under,
+    fingerprint,
+    has_objects,
+    read_json,
+    sha256,
+    sync,
+    write_json,
+)
 from unetrep_jax.storage.progress import Progress
 
 COMPLETE = "complete.json"
@@ -26,11 +35,17 @@ def lock(path: Path | str, wait: bool = True) -> Iterator[None]:
     """Holds an exclusive lock file; it is free again when the holder ends, however it ends.
 
     Raises:
-      InputError: another process holds it, and `wait` is False.
+      InputError: another process holds it, and `wait` is False; or it is a link, which in a stranger's folder may lead anywhere.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{path} is a symbolic link, and a lock is a file; remove it, or use another folder.") from None
+    with open(descriptor, "w") as file:
         if not _locked(file, PATIENCE if wait else 0.0):
             if not wait:
                 raise InputError(f"{path.parent} is in use by another process; wait until it ends, or use another folder.")
@@ -143,9 +158,7 @@ def _changed(folder: Path, checksums: Mapping[str, str], advance: Callable[[int]
 def mark_complete(partial: Path, key: str, known: Mapping[str, str] = MappingProxyType({})) -> None:
     """Marks a folder complete: from now on its files are what they should be. Of some the checksums may be known already."""
     names = [name for name in files_under(partial) if name not in (COMPLETE, PROGRESS)]
-    for name in names:  # on disk before it is called complete, should the power fail
-        with open(partial / name, "rb") as file:
-            os.fsync(file.fileno())
+    sync(*partial.rglob("*"), partial)  # before it is called complete
     checksums = {name: known.get(name) or sha256(partial / name) for name in names}
     states = {name: _state_of(partial / name) for name in names}
     # The time of day is in the record of large folders alone: others are the same whenever they were written.
@@ -160,6 +173,7 @@ def put_in_place(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
+    sync(folder.parent)  # before what stood there goes
     shutil.rmtree(old, ignore_errors=True)
 
 
