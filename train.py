@@ -448,6 +448,12 @@ class Loop:
         like = {"step": state.step, "optimizer": state.optimizer}
         restored = checkpoints.restore(self.run.workdir / "last", like=like)
         self.batches.restore(restored.data["batches"])
+        now = self.run.validation_set.fingerprint
+        if (was := restored.data.get("validation", now)) != now:  # checkpoints of older versions do not know it
+            raise InputError(
+                "The validation images (data.validation_path, data.validation_split) cannot be continued with: their fingerprint "
+                f"was {was}, is {now}, and the best checkpoint so far was the best on others. Undo that, or start anew with --fresh."
+            )
         self.recent, self.best_psnr = restored.data["recent"], restored.data["best_psnr"] or -math.inf
         self._logged = restored.data.get("log")  # checkpoints of older versions have none
         say(f"resumed {self.run.workdir} at step {restored.step:,}")
@@ -497,6 +503,7 @@ class Loop:
             train={"step": self.state.step, "optimizer": self.state.optimizer},
             data={
                 "batches": self.batches.state(),
+                "validation": self.run.validation_set.fingerprint,
                 "recent": self.recent,
                 "best_psnr": best_psnr,
                 "log": self.log.checksum(),

@@ -32,20 +32,38 @@ def load(path: str | None) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"--config {path} cannot be run: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"--config {path} cannot be run: {_in_short(error)}; repair it, or compare configs/default.py.") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"--config {path} defines no get_config(); see configs/default.py.")
     try:
-        config = module.get_config().lock()
-        for key, value in flatten(config):
-            _check_numbers(key, value)
-        return config
-    except InputError:
-        raise
-    except Exception as error:  # a misspelt key or a wrong type in the file: ml_collections says which
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"--config {path}: get_config() failed: {type(error).__name__}: {first}") from error
+        found = module.get_config()
+    except (Exception, SystemExit) as error:  # a misspelt key or a wrong type in the file: ml_collections says which
+        why = _in_short(error)
+        raise InputError(f"--config {path}: get_config() failed: {why}; repair it, or compare configs/default.py.") from error
+    return _checked(found, path)
+
+
+def _in_short(error: BaseException) -> str:
+    """Type and first line of an exception, which may have no text."""
+    first = str(error).strip().splitlines()[:1]
+    return ": ".join([type(error).__name__, *first])
+
+
+def _checked(found: Any, path: str) -> ml_collections.ConfigDict:
+    """What a file's `get_config` gave, if it has all settings and no other, each of its type."""
+    from configs import default
+
+    config = default.get_config()
+    if not isinstance(found, ml_collections.ConfigDict):
+        kind = type(found).__name__
+        raise InputError(f"--config {path}: get_config() must return a ConfigDict; it gave a {kind}; see configs/default.py.")
+    given = dict(flatten(found))
+    for key, value in given.items():
+        _set(config, key, value, named=f"--config {path}: {key}")
+    if missing := [key for key, _ in flatten(config) if key not in given]:
+        raise InputError(f"--config {path} lacks {missing[0]}; begin with the configuration that configs/default.py gives.")
+    return config.lock()
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,20 +115,21 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _set(config: ml_collections.ConfigDict, key: str, value: Any, text: str = "") -> None:
-    """Sets a value; a word stays as it was typed (`text`) even where it reads as a number."""
+def _set(config: ml_collections.ConfigDict, key: str, value: Any, text: str = "", named: str = "") -> None:
+    """Sets a value; a word stays as it was typed (`text`) even where it reads as a number. Refusals call the setting `named`."""
+    named = named or f"--config.{key}"
     *sections, name = key.split(".")
     known = dict(flatten(config))
     if key not in known:
         close = difflib.get_close_matches(key, known, n=1) or [k for k in known if k.endswith(f".{name}")][:1]
         hint = f"did you mean {close[0]}?" if close else "see configs/default.py."
-        raise InputError(f"--config.{key} is no setting; {hint}")
+        raise InputError(f"{named} is no setting; {hint}")
     section = config
     for part in sections:
         section = section[part]
     old = section[name]
-    if isinstance(old, str) and not isinstance(value, str):
-        value = text or str(value)
+    if isinstance(old, str) and text:
+        value = text
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     fits = type(value) is type(old) or (isinstance(old, float) and type(value) is int) or _depth(key, old, value)
@@ -119,19 +138,19 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any, text: str = ""
         fits = all(type(item) in kinds for item in value)
     if not fits:
         raise InputError(
-            f"--config.{key}={value!r} is of type {type(value).__name__}; it must be {type(old).__name__}, like {old!r}."
+            f"{named}={value!r} is of type {type(value).__name__}; it must be {type(old).__name__}, like {old!r}."
         )
-    _check_numbers(key, value)
+    _check_numbers(named, value)
     with section.ignore_type(), section.unlocked():
         section[name] = float(value) if isinstance(old, float) else value
 
 
-def _check_numbers(key: str, value: Any) -> None:
+def _check_numbers(named: str, value: Any) -> None:
     """Refuses what is a number for Python and not for a setting."""
     for item in value if isinstance(value, tuple | list) else (value,):
         if isinstance(item, float | int) and not abs(item) < LARGEST[float if isinstance(item, float) else int]:
             rule = "whole ones lie below 2^63, others below 3.4e38"
-            raise InputError(f"--config.{key}={str(value)[:40]} is no usable number: {rule}.")
+            raise InputError(f"{named}={str(value)[:40]} is no usable number: {rule}.")
 
 
 def _depth(key: str, old: Any, value: Any) -> bool:

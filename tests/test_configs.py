@@ -105,6 +105,35 @@ def test_numbers_that_are_none_are_refused_in_a_configuration_file_too(tmp_path,
         configs.load(str(file))
 
 
+UNLOCKED = "def get_config():\n    config = default.get_config()\n    with config.unlocked(), config.train.unlocked(), "
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("raise SystemExit(3)", r"cannot be run: SystemExit: 3; repair it, or compare"),
+        ("def get_config(:", r"cannot be run: SyntaxError"),
+        ("config = 3", r"defines no get_config\(\); see"),
+        ("def get_config():\n    assert False", r"get_config\(\) failed: AssertionError; repair it"),
+        ("def get_config():\n    default.get_config().train.epoch = 3", r"get_config\(\) failed: .*epoch"),
+        ("def get_config():\n    return {}", r"must return a ConfigDict; it gave a dict; see"),
+        (f"{UNLOCKED}config.ignore_type():\n        del config.train.crop\n    return config", r"lacks train\.crop; begin with"),
+        (f"{UNLOCKED}config.ignore_type():\n        config.noise = 3\n    return config", r": noise is no setting; did you mean"),
+        (f"{UNLOCKED}config.train.ignore_type():\n        config.train.crops = 3\n    return config", r"did you mean train\.crop"),
+        (
+            f"{UNLOCKED}config.train.ignore_type():\n        config.train.flip = print\n    return config",
+            r"train\.flip=.* is of type builtin_function_or_method; it must be bool",
+        ),
+    ],
+)
+def test_a_file_that_gives_no_whole_configuration_is_refused_in_one_line_that_names_it(tmp_path, text, words):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from configs import default\n\n{text}\n")
+    with pytest.raises(InputError, match=words) as error:
+        configs.load(str(file))
+    assert str(error.value).startswith(f"--config {file}") and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("text", ["1e3", "007", "1_000", "1e999", "(1, 2)", "None", "true"])
 def test_a_word_stays_as_it_was_typed_even_where_it_reads_as_a_number(text):
     config = configs.load(str(DEFAULT))

@@ -34,6 +34,23 @@ def test_a_step_sums_over_devices_and_keeps_the_state_an_ordinary_array():
     assert float(state) == 31
 
 
+@pytest.mark.parametrize(
+    ("company", "words"),
+    [
+        (("host", 2, 0), "coordinator must be host:port, with a port from 1 to 65535; got 'host'"),
+        ((":1234", 2, 0), "coordinator must be"),
+        (("host:port", 2, 0), "coordinator must be"),
+        (("host:65536", 2, 0), "coordinator must be"),
+        (("host:1234", 0, 0), "processes must be 1 to 100,000; got 0"),
+        (("host:1234", 10**9, 0), "processes must be"),
+        (("host:1234", 2, 2), "process must be 0 to devices.processes - 1 = 1; got 2"),
+    ],
+)
+def test_other_processes_that_cannot_be_are_refused(company, words):
+    with pytest.raises(InputError, match=f"^devices.{words}"):
+        devices.start(distributed=True, **dict(zip(("coordinator", "processes", "process"), company, strict=True)))
+
+
 def test_replication_copies_so_that_donation_spares_the_source():
     source = {"a": np.ones(3, np.float32)}
     state = devices.replicate(source)

@@ -29,6 +29,8 @@ def test_the_code_of_work_that_ends_well_is_its_own(capsys):
     [
         (InputError("a is bad:\ngive b"), 2, "a is bad: give b"),
         (OSError(28, "No space left on device"), 2, "[Errno 28] No space left on device"),
+        (OSError(20, "Not a directory", "a/b"), 2, "[Errno 20] Not a directory: 'a/b'; name another file or folder"),
+        (OSError(36, "File name too long", "a"), 2, "[Errno 36] File name too long: 'a'; use a shorter name"),
         (MemoryError("4 GB"), 2, "there is not enough memory (4 GB); ask for less at once (batch sizes), or allow more."),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on from here"),
     ],

@@ -86,6 +86,16 @@ def test_a_run_that_began_in_the_folder_after_it_was_looked_at_is_not_gone_on_wi
         pass
 
 
+def test_other_validation_images_are_refused(place, copy, tmp_path):
+    other = tmp_path / "validation.npy"
+    np.save(other, np.load(place.folder / "validation.npy")[::-1])
+    longer = place.training(copy, data__validation_path=other, train__epochs=2 * STEPS / PER_EPOCH)
+    kept = checkpoint_content.of_run(copy)
+    refused = place.run_fork(longer)
+    assert refused.code == 2 and refused.err.startswith("train.py: The validation images (data.validation_path,"), refused.err
+    assert checkpoint_content.of_run(copy) == kept
+
+
 def test_a_run_stopped_by_its_time_limit_goes_on_to_the_same_end(place, tmp_path):
     expected, run = place.finished_run, tmp_path / "run"
     stopped = place.run_fork(place.training(run, train__minutes=1e-9))

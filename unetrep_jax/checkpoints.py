@@ -233,7 +233,7 @@ def restore(series: Path | str, *, like: PyTree, step: int | None = None, say: S
     """
     folder = _select(Path(series), step, say)
     if not (folder / "train").is_dir():
-        raise InputError(f"{folder} holds no training state: it can be analysed, and not trained further.")
+        raise InputError(f"{folder} holds no training state: it can be analysed, and not trained further; use another --workdir.")
     trees = _read_arrays(folder, [name for name in ("params", "averaged", "train") if (folder / name).is_dir()])
     train = _in_structure(like, trees["train"], folder)
     header = _header(folder)

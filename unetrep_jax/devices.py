@@ -36,6 +36,7 @@ SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as los
 # What errors say when another process of the run is gone: their kind, or who could not reach it.
 LOSS = re.compile(r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|[Gg]loo|[Cc]onnection|coordination service", re.ASCII)
 MOST_CPU_DEVICES = 256  # each has threads of its own
+MOST_PROCESSES = 100_000  # more than any machine has; JAX takes memory for each of a billion, and never ends
 
 
 def start(
@@ -63,6 +64,8 @@ def start(
         raise InputError(f"devices.precision {precision!r} is unknown. Known: default, highest.")
     if not 1 <= cpu_devices <= MOST_CPU_DEVICES:
         raise InputError(f"devices.cpu_devices must be 1 or more; got {cpu_devices}. At most {MOST_CPU_DEVICES} are made.")
+    if distributed and coordinator:
+        _check_company(coordinator, processes, process)
     jax.config.update("jax_default_matmul_precision", precision)
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     if compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -91,6 +94,17 @@ def start(
         raise InputError(_did_not_meet(str(error).strip().splitlines()[0])) from error
     finally:
         alone.cancel()
+
+
+def _check_company(coordinator: str, processes: int, process: int) -> None:
+    """Refuses what JAX would abort on, or never come back from."""
+    host, _, port = coordinator.rpartition(":")
+    if not host.strip() or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise InputError(f"devices.coordinator must be host:port, with a port from 1 to 65535; got {coordinator!r}.")
+    if not 1 <= processes <= MOST_PROCESSES:
+        raise InputError(f"devices.processes must be 1 to {MOST_PROCESSES:,}; got {processes}.")
+    if not 0 <= process < processes:
+        raise InputError(f"devices.process must be 0 to devices.processes - 1 = {processes - 1}; got {process}.")
 
 
 def _did_not_meet(why: str) -> str:

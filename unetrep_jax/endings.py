@@ -1,11 +1,20 @@
 """How a program ends that cannot go on: one line for a person, and an exit code."""
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from unetrep_jax import storage
 from unetrep_jax.storage import InputError
+
+# What to do about what the system says.
+NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.EISDIR)
+REMEDIES = dict.fromkeys(NO_PLACE, "; name another file or folder") | {
+    errno.ENAMETOOLONG: "; use a shorter name",
+    errno.EACCES: "; change its permissions, or name another",
+    errno.EROFS: "; name a folder on a disk that can be written to",
+}
 
 
 def in_one_line(program: str, work: Callable[[], int], *, goes_on: str, lost: int = 2) -> int:
@@ -38,7 +47,7 @@ def in_one_line(program: str, work: Callable[[], int], *, goes_on: str, lost: in
         if not line:
             raise
     except (InputError, OSError) as error:
-        line, code = " ".join(str(error).split()), 2
+        line, code = " ".join(str(error).split()) + REMEDIES.get(getattr(error, "errno", None), ""), 2
     print(f"{program}: {line}", file=sys.stderr)
     return code
 

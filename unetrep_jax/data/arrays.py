@@ -39,7 +39,7 @@ def open_array(
             "set data.image_size and data.image_channels to what it holds, or save another array."
         )
     if len(images) == 0:
-        raise InputError(f"{setting}={path!r} holds no image: its shape is {list(images.shape)}.")
+        raise InputError(f"{setting}={path!r} holds no image: its shape is {list(images.shape)}; save one or more in it.")
     labels = _labels(labels_path, labels_setting, len(images)) if labels_path else None
     class_names = () if labels is None else tuple(str(i) for i in range(int(labels.max()) + 1))
     provenance = {
@@ -61,7 +61,8 @@ def _map(path: str, setting: str) -> np.ndarray:
     except UNREADABLE as error:
         if is_refused(error):
             raise
-        raise InputError(f"{setting}={path!r} is not a readable .npy array of numbers, or is cut short.") from error
+        what = "is not a readable .npy array of numbers, or is cut short: save it again, or name another."
+        raise InputError(f"{setting}={path!r} {what}") from error
     if not isinstance(found, np.ndarray):
         raise InputError(f"{setting}={path!r} is an archive of arrays (.npz): save the one array of images as a .npy file.")
     return found

@@ -92,7 +92,7 @@ def _list_files(root: Path, setting: str) -> tuple[list[_File], dict[str, int]]:
             ignored[suffix or "no ending"] += 1
     if not files:
         found = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common(5)) or "no files"
-        raise InputError(f"{setting}={str(root)!r} holds no image ({' '.join(sorted(SUFFIXES))}), but {found}.")
+        raise InputError(f"{setting}={str(root)!r} holds no image ({' '.join(sorted(SUFFIXES))}), but {found}; name another.")
     return sorted(files), dict(ignored)
 
 

@@ -229,7 +229,7 @@ def _assemble(collection: Collection, records: Path, folder: Path, key: str, max
     if len(skipped) > max_unreadable * collection.count:  # of records that another process decoded, and bore more of
         raise _too_many(collection, len(skipped), reasons, max_unreadable)
     if len(kept) == 0:
-        raise InputError(f"{collection.where}: none of its {collection.count} images can be used.")
+        raise InputError(f"{collection.where}: none of its {collection.count} images can be used; give others.")
     if skipped:
         text = f"{len(skipped)} of {collection.count} images were left out ({_first(reasons)})"
         print(f"{collection.where}: {text}", file=sys.stderr)

@@ -132,7 +132,8 @@ def _prepared(name: str, data_dir: str) -> Any | None:
         return None
     except (ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"data.name={name!r} in {data_dir} cannot be opened by TFDS: {first}") from error
+        what = f"cannot be opened by TFDS: {first}; check data.name and data.data_dir"
+        raise InputError(f"data.name={name!r} in {data_dir} {what}") from error
 
 
 def _require_random_access(builder: Any, name: str) -> None:
@@ -175,7 +176,7 @@ def _split_info(builder: Any, split: str) -> Any:
         known = ", ".join(builder.info.splits)
         raise InputError(f"{builder.info.full_name} has no split {split!r}: it has {known}.") from error
     if info.num_examples == 0:
-        raise InputError(f"{builder.info.full_name}, split {split!r}, holds no record.")
+        raise InputError(f"{builder.info.full_name}, split {split!r}, holds no record; name another split.")
     return info
 
 
