@@ -153,9 +153,10 @@ def test_a_decoding_that_raises_goes_on_to_the_identical_array(tmp_path, setting
     assert np.array_equal(data.open_images(str(tmp_path / "files"), **settings).images, pixels)
 
 
-def test_a_kill_between_the_last_row_and_the_publication_loses_nothing(tmp_path, settings, monkeypatch):
+@pytest.mark.parametrize("moment", ["data.image_set._assemble", "storage.folders.put_in_place"])
+def test_a_kill_between_the_last_row_and_the_publication_loses_nothing(tmp_path, settings, monkeypatch, moment):
     pixels = write_images(tmp_path / "files", 5)
-    monkeypatch.setattr(image_set, "_assemble", lambda *_: 1 / 0)
+    monkeypatch.setattr(f"unetrep_jax.{moment}", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         data.open_images(str(tmp_path / "files"), **settings)
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import attack, children, harms, kills, naming, people, record, same, table
+from faults import attack, children, harms, kills, naming, people, phases, record, same, table
 from faults.attack import Absent, Attack, Broken, Impossible, Missed
 
 CAMPAIGN = Path(__file__).parent / "faults"
@@ -206,8 +206,13 @@ def test_a_campaign_goes_on_where_it_was_and_another_one_begins_anew(tmp_path):
     assert record.Record(file, "another program").known == {}
 
 
-def test_a_long_campaign_must_hit_each_part_of_a_training():
-    assert kills.unmet({"a step", "a save", "the start"}) == ["kills: none hit an evaluation of a training"]
+def test_a_long_campaign_must_hit_each_part_of_a_training_and_of_an_analysis():
+    enough = {*phases.OF_TRAINING, phases.DECODING, phases.HAD_ROWS, phases.HAD_STATE, "untrained", "drawn", "reconstructed"}
+    enough |= {"clusters_kept", "fires", "report"}
+    assert kills.unmet(enough) == []
+    assert kills.unmet(enough - {"an evaluation"}) == ["kills: none hit an evaluation of a training"]
+    assert kills.unmet(enough - {"drawn"}) == ["kills: none hit samples of an analysis"]
+    assert kills.unmet(enough - {phases.DECODING}) == ["kills: none hit the decoding of images"]
 
 
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_attacked(tmp_path):

@@ -75,6 +75,14 @@ def test_drawing_killed_within_a_batch_goes_on_there(make_context, tmp_path, mon
     assert not list(tmp_path.glob(".*.npz"))
 
 
+def test_drawing_killed_before_its_samples_are_published_leaves_no_state(make_context, tmp_path, monkeypatch):  # noqa: F811
+    killed_after(monkeypatch, -1)
+    monkeypatch.setattr("unetrep_jax.storage.RowWriter.finish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sampled.draw(make_context(samples=4), tmp_path / "cut")
+    assert not list(tmp_path.glob(".*.npz"))
+
+
 def test_samples_stay_when_only_what_they_are_compared_with_changes(make_context, tmp_path):  # noqa: F811
     written = set()
     for changed in ({}, {"copy_images": 5, "sigma": 50.0}):

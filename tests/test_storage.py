@@ -400,6 +400,17 @@ storage.write_atomically(sys.argv[1], "new")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.parametrize("left", [".complete.json.partial", ".progress.json.partial"])
+def test_what_a_killed_writer_left_of_its_records_is_no_part_of_the_rows(tmp_path, left):
+    writer = storage.RowWriter(tmp_path / "r", "k", 7, ARRAYS)
+    writer.append(**rows(0, 7))
+    writer.close()
+    (tmp_path / ".r.partial" / left).write_text("{")
+    storage.RowWriter(tmp_path / "r", "k", 7, ARRAYS).finish()
+    assert storage.is_complete(tmp_path / "r", "k")
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["a.npy", "b.npy", "complete.json"]
+
+
 def test_tidying_removes_what_nobody_goes_on_from_and_nothing_of_others(tmp_path):
     (tmp_path / "f" / "deep").mkdir(parents=True)
     for name in (".f.old", ".g.old", ".h.partial", ".mine.old", "mine"):

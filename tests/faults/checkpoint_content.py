@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import random
+import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -53,6 +56,23 @@ def of_milestone(series: Path, step: int) -> str:
     folder = series / str(step)
     opened = [checkpoints.open_checkpoint(folder, weights=name, say=lambda _: None) for name in checkpoints.WEIGHTS]
     return digest([one.params for one in opened], checkpoints.read_config(folder))
+
+
+def spoil(checkpoint: Path, where: str, value: float, chance: random.Random) -> None:
+    """One number of a checkpoint of a series becomes another, in an array whose name matches; the checksums fit again."""
+    from unetrep_jax import checkpoints
+
+    series, step = checkpoint.parent, int(checkpoint.name)
+    one = checkpoints.restore(series, like=training_state(), step=step, say=lambda _: None)
+    trees = {"params": one.params, "averaged": one.averaged, "train": one.train}
+    named, structure = jax.tree.flatten_with_path(trees)
+    leaves = [np.array(leaf) for _, leaf in named]
+    chosen = [number for number, (path, _) in enumerate(named) if re.search(where, jax.tree_util.keystr(path))]
+    leaves[chance.choice(chosen)].flat[0] = value
+    shutil.rmtree(checkpoint)
+    again = checkpoints.Series(series, keep=100)
+    again.save(step, **jax.tree.unflatten(structure, leaves), data=one.data, config=one.config)
+    again.close()
 
 
 def not_finite(run: Path) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from faults import children, halves, programs, same
 from faults.attack import (
     Absent,
@@ -25,13 +27,14 @@ TRAINED = "named on the error stream or harmless; the newest checkpoint and the 
 ANALYSED = "named, or harmless: the report is bit for bit the same"
 NAMED = "refused, or passed over, by name"
 REMADE = "made again, bit for bit, and named where it was in use"
+OF_OTHERS = "refused by name, or analysed from the beginning: nothing that was made of other images or labels stays"
 FROM_THE_BEGINNING = "the same command ends with bit for bit the same, and nothing else stays"
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
     """A part of the files, of every kind; with --long all of them."""
-    yield from one_by_one(scene, "a run's files, trained on", TRAINED, trained_files, damage_run, 10, 400)
-    yield from one_by_one(scene, "a run's files, analysed", ANALYSED, analysed_run_files, damage_analysed_run, 6, 200)
+    yield from one_by_one(scene, "a run's files, trained on", TRAINED, trained_files, damage_run, 10, 500)
+    yield from one_by_one(scene, "a run's files, analysed", ANALYSED, analysed_run_files, damage_analysed_run, 6, 180)
     log = Path("metrics.jsonl")
     act = lambda chance: damage_analysed_run(scene, log, another_digit, chance)  # noqa: E731
     yield Attack("a run's files, analysed", ANALYSED, "another digit in metrics.jsonl", act)
@@ -39,8 +42,8 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         name = f"{harm.__name__} files of milestones"
         act = partial(damage_milestones, scene, harm, every=scene.long)
         yield Attack("milestones", NAMED, name, act)
-    yield from one_by_one(scene, "an analysis's files", REMADE, analysis_files, damage_analysis, 12, 400)
-    yield from one_by_one(scene, "a cache of decoded images", REMADE, cache_files, damage_cache, 8, 25)
+    yield from one_by_one(scene, "an analysis's files", REMADE, analysis_files, damage_analysis, 12, 1500)
+    yield from one_by_one(scene, "a cache of decoded images", REMADE, cache_files, damage_cache, 8, 30)
     for what, act in (("an analysis", halves.damage_half_analysis), ("decoded images", halves.damage_half_cache)):
         for number in range(scene.many(3, 40)):
             name = f"file {number} of what a kill left of {what}"
@@ -49,9 +52,20 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         for number in range(scene.many(1, 5)):
             act = lambda chance, harm=harm: programs.damage_programs(scene, harm, chance)  # noqa: E731
             yield Attack("compiled programs", programs.COMPILED, f"{harm.__name__} a program, {number}", act)
-    for harm in HARMS[:4]:
-        name = f"{harm.__name__} train.npy"
-        yield Attack("images in memory maps", NAMED, name, lambda chance, harm=harm: damage_images(scene, harm, chance))
+    for harm in HARMS:
+        act = lambda chance, harm=harm: damage_images(scene, "train", harm, chance)  # noqa: E731
+        yield Attack("images in memory maps", NAMED, f"{harm.__name__} train.npy", act)
+    for harm in HARMS if scene.long else HARMS[:1]:
+        act = lambda chance, harm=harm: damage_images(scene, "validation", harm, chance)  # noqa: E731
+        yield Attack("images in memory maps", NAMED, f"{harm.__name__} validation.npy", act)
+        for what in ("validation", "labels") if scene.long else ("validation",):
+            act = lambda chance, harm=harm, what=what: damage_analysed_images(scene, what, harm, chance)  # noqa: E731
+            yield Attack("images and labels, analysed", OF_OTHERS, f"{harm.__name__} {what}.npy", act)
+    act = lambda chance: damage_analysed_images(scene, "labels", other_classes, chance)  # noqa: E731
+    yield Attack("images and labels, analysed", OF_OTHERS, "other classes in labels.npy", act)
+    for number in range(scene.many(1, 20)):
+        act = lambda chance: halves.damage_killed_run(scene, chance)  # noqa: E731
+        yield Attack("a killed run's newest checkpoint", halves.FROM_BEFORE, f"kill {number}", act)
 
 
 def another_digit(path: Path, root: Path, chance: random.Random) -> None:
@@ -62,19 +76,27 @@ def another_digit(path: Path, root: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
+def other_classes(path: Path, root: Path, chance: random.Random) -> None:
+    """Labels in another order, which can be read as before; a byte that changes is mostly refused."""
+    np.save(path, np.sort(np.load(path)))
+
+
 def one_by_one(
     scene: Scene, row: str, promise: str, found: Callable[[Scene], list], act: Callable, short: int, long: int
 ) -> Iterator[Attack]:
     """Attacks on the first so many pairs of a file and a harm, which are looked for when the first of them is made.
 
-    With each it is counted of how many it is one.
+    With each it is counted of how many it is one. The last number of the long form must lie beyond them all.
     """
-    for number in range(scene.many(short, long)):
+    count = scene.many(short, long)
+    for number in range(count):
 
         def damage(chance: random.Random, number: int = number) -> list[str]:
             chosen = found(scene)
             if number >= len(chosen):
                 raise Absent("all files have been damaged")
+            enough = not scene.long or number + 1 < count
+            require(enough, f"there are {len(chosen):,} pairs of a file and a harm, of which {number:,} are attacked")
             path, harm = chosen[number]
             with about(f"{harm.__name__} {path}"):
                 act(scene, path, harm, chance)
@@ -144,6 +166,7 @@ def damage_analysed_run(scene: Scene, path: Path, harm: Harm, chance: random.Ran
     require_no_traceback(result)
     if result.code == 2:
         require(len(result.err.splitlines()) == 1 and named(result, path), f"refused without its name: {result.err[-600:]}")
+        require("though its checksums fit" not in result.err, f"not compared with its checksums: {result.err[-600:]}")
         return
     require_ended_well(result)
     if (content := same.analysis_content(scene.run)) != reference.content:
@@ -205,20 +228,26 @@ def user_of(folder: str) -> str:
 
 
 def damage_analysis(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> None:
-    """Then the same command again, which makes what was damaged anew; a message names it where it is compared with its checksum."""
+    """Then the same command again, which makes what was damaged anew; a message names it where it is compared with its checksum.
+
+    Of files that were exchanged both are damaged, and what reads them is made again.
+    """
     reference = scene.analysed()
     scene.lay(reference)
     analysis = scene.run / "analysis"
-    sealed = sealed_in(analysis, path)
     harm(analysis / path, analysis, chance)
-    if same.analysis_content(scene.run) == reference.content:
+    harmed = [Path(name) for name in same.changed(same.analysis_content(scene.run), reference.content)]
+    if not harmed:
         raise Missed("nothing changed")
-    children.remove(analysis / user_of(path.parts[0]))
+    sealed = {sealed_in(reference.folder / "run" / "analysis", path) for path in harmed} - {None}
+    for path in harmed:
+        children.remove(analysis / user_of(path.parts[0]))
     result = scene.do(scene.analysis())
     require_no_traceback(result)
     require_ended_well(result)
     same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
-    require(not sealed or f"{sealed} is damaged" in result.err, f"made again in silence: {result.err!r}")
+    for folder in sealed:
+        require(f"{analysis / folder} is damaged" in result.err, f"{folder}: made again in silence: {result.err!r}")
 
 
 def sealed_in(analysis: Path, path: Path) -> Path | None:
@@ -228,7 +257,7 @@ def sealed_in(analysis: Path, path: Path) -> Path | None:
     for folder in (analysis / path).parents:
         if folder != analysis and analysis in folder.parents and (folder / storage.COMPLETE).exists():
             checksums = storage.read_json(folder / storage.COMPLETE)["sha256"]
-            return folder if str((analysis / path).relative_to(folder)) in checksums else None
+            return folder.relative_to(analysis) if str((analysis / path).relative_to(folder)) in checksums else None
     return None
 
 
@@ -244,11 +273,41 @@ def damage_cache(scene: Scene, path: Path, harm: Harm, chance: random.Random) ->
     require(told, f"made again in silence: {again.err!r}")
 
 
-def damage_images(scene: Scene, harm: Harm, chance: random.Random) -> None:
-    """A run's own array of training images lies elsewhere, which is accepted, and then changes between two commands."""
+def lend(scene: Scene) -> Path:
+    """The user's own arrays, in a folder of the arena, where they are accepted and may then change between two commands."""
+    folder = children.fresh(scene.arena / "given")
+    for name in ("train", "validation", "labels"):
+        shutil.copy2(scene.place.folder / f"{name}.npy", folder)
+    return folder
+
+
+def damage_images(scene: Scene, what: str, harm: Harm, chance: random.Random) -> None:
+    """A run that has seen an array whole is to go on with it damaged. Images to validate with need only be named."""
     scene.lay_trained()
-    images = Path(shutil.copy2(scene.place.folder / "train.npy", scene.arena / "train.npy"))
-    command = scene.training(data__train_path=images)
+    folder = lend(scene)
+    given = {f"data__{what}_path": folder / f"{what}.npy"}
+    require_ended_well(scene.do(scene.training(**given)), "with whole images, the command")
+    harm(folder / f"{what}.npy", folder, chance)
+    result = scene.do(scene.training(**given, train__epochs=6))
+    if what == "validation" and result.code == 0:
+        require("validat" in result.err, f"went on with other images to validate with, in silence: {result.err[-600:]!r}")
+        return
+    require_one_line(result, "train.py", str(folder / f"{what}.npy"), "the images' fingerprint was")
+
+
+def damage_analysed_images(scene: Scene, what: str, harm: Harm, chance: random.Random) -> None:
+    """Between two analyses: the second is refused, or the same as one that finds nothing made."""
+    scene.lay_trained()
+    folder = lend(scene)
+    given = {"data__validation_path": folder / "validation.npy", "data__validation_labels": folder / "labels.npy"}
+    command = scene.place.analysis(scene.run, "--only", "neighbours", **given)  # the cheapest stage that reads both
     require_ended_well(scene.do(command), "with whole images, the command")
-    harm(images, scene.arena, chance)
-    require_one_line(scene.do(command), "train.py", str(images), "the images' fingerprint was")
+    harm(folder / f"{what}.npy", folder, chance)
+    result = scene.do(command)
+    if result.code:
+        require_one_line(result, "analyze.py", str(folder))
+        return
+    found = same.analysis_content(scene.run)
+    children.remove(scene.run / "analysis")
+    require_ended_well(scene.do(command), "from nothing, the command")
+    same.require_same(found, same.analysis_content(scene.run), "the analysis")

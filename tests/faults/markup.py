@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 
@@ -14,14 +15,16 @@ from faults.scene import Scene
 MARKUP = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</script><b>", "&lt;\"'", "]]><svg onload=alert(1)>",
 )  # fmt: skip
+# In whatever way an attribute is quoted, or is not, the word would become an attribute of its own.
+ATTRIBUTE, MARKER = "a hostile=1 \" hostile=2 ' hostile=3", "hostile"
 NAMES = (
     "..", "...", "-rf", "a b", "$(touch executed)", "`touch executed`", "{0}", "%s", "\u202egnp", "é", "CON", "a\\b", "\u2028",
 )  # fmt: skip
 PATHS = ("../../../escaped", "/escaped", "a/../../escaped", "..", ".", "", "a/b")
 # What each of MARKUP would be, had it become markup: in HTML and SVG, and in Markdown, where a backslash is enough.
-ALIVE = re.compile(r"<script>alert|<img src=x|</script><b>|<svg onload|(?<!&amp;)(?<!\\&amp;)&lt;\"'")
+ALIVE = re.compile(r"<script>alert|<img src=x|</script><b>|<svg onload|(?<!&amp;)(?<!\\&amp;)&lt;(\"|&quot;|&#34;)")
 ALIVE_IN_MARKDOWN = re.compile(r"(?<!\\)<(script|img|/script|b>|svg)|(?<!\\)&lt;")
-RUNS = ("weird <img src=x onerror=alert(1)>", "x</script><b>", "`code` **b** [x](y)")  # the second is two folders
+RUNS = (f"weird <img src=x onerror=alert(1)> {ATTRIBUTE}", "x</script><b>", "`code` **b** [x](y)")  # the second is two folders
 
 
 def names(scene: Scene, chance: random.Random) -> None:
@@ -30,7 +33,7 @@ def names(scene: Scene, chance: random.Random) -> None:
     pictures = children.fresh(scene.folder / "named")
     make_pictures(pictures, 40, seed=chance.randrange(1000))
     possible = [text for text in MARKUP + NAMES[2:] if "/" not in text]
-    for old, name in zip(("class0", "class1"), chance.sample(possible, 2), strict=True):
+    for old, name in (("class0", chance.choice(possible)), ("class1", ATTRIBUTE)):
         (pictures / old).rename(pictures / name)
         for path in sorted((pictures / name).iterdir())[:8]:
             path.rename(path.with_name(f"{chance.choice(possible)}{path.name}"))
@@ -60,12 +63,13 @@ def class_names(scene: Scene, chance: random.Random) -> None:
         model = models.build(**config.model, image_channels=1)
         fresh = denoiser.bind(model, models.init_params(model, jax.random.key(0)))
         images = np.load(scene.place.folder / "validation.npy")
-        labels = np.arange(len(images), dtype=np.int32) % len(chosen)
-        found = data.ImageSet(images, labels, chosen, {"source": MARKUP[2], "from": MARKUP[1]}, "named")
+        labels = np.arange(len(images), dtype=np.int32) % (len(chosen) + 1)
+        provenance = {"source": MARKUP[2], "from": f"{MARKUP[1]} {ATTRIBUTE}"}
+        found = data.ImageSet(images, labels, (*chosen, ATTRIBUTE), provenance, "named")
         trained = denoiser.bind(model, opened.params)
         only = ["clusters", "explorer"]
-        outdir = scene.run / "analysis"
-        return str(stages.analyse(trained, fresh, found, outdir, settings=config.analysis, name=MARKUP[0], only=only))
+        outdir, name = scene.run / "analysis", f"{MARKUP[0]} {ATTRIBUTE}"
+        return str(stages.analyse(trained, fresh, found, outdir, settings=config.analysis, name=name, only=only))
 
     children.call(analyse, scene.arena)
     require_escaped(scene)
@@ -106,3 +110,22 @@ def require_escaped(scene: Scene) -> None:
             continue
         alive = (ALIVE_IN_MARKDOWN if path.suffix == ".md" else ALIVE).search(text)
         require(not alive, f"{path.name} holds {alive and text[alive.start() - 40 : alive.end() + 20]!r}")
+        if path.suffix != ".md":
+            parser = Parser()
+            parser.feed(text)
+            require(not parser.found, f"in {path.name} a name became {parser.found[:4]}")
+
+
+class Parser(HTMLParser):
+    """Collects what no page of the program's own has, as a browser would find it: marked names, handlers, addresses that run."""
+
+    def __init__(self) -> None:
+        """Of nothing yet."""
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """One tag."""
+        self.found += [name for name in (tag, *(name for name, _ in attributes)) if MARKER in name]
+        self.found += [f"{name}={value}" for name, value in attributes if name.startswith("on")]
+        self.found += [f"{name}={value}" for name, value in attributes if re.match(r"\s*javascript:", value or "", re.IGNORECASE)]

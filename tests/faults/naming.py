@@ -1,6 +1,7 @@
 """What a text that a person typed may mean, and whether a line names it and says what to do."""
 
 import ast
+import math
 import re
 import warnings
 from typing import Any
@@ -19,13 +20,32 @@ MEANS = {
     "analysis.images": ("analysis.clusters",),
     "devices.cpu_devices": ("train.batch_size",),
 }
-# A rule, a remedy, or the system's own words for why a file or an address cannot be used. Not the last part of a setting's name.
-REASON = re.compile(
-    r"(?<![\w.])(must|needs?|needed|takes?|at most|at least|below|above|between|too (many|few|large|small)|is one of|usable|only|"
-    r"(is|are) given as|no setting|did you mean|see|give|use|set|choose|lower|raise|name|leave|save|write|ask|free|repair|compare|"
-    r"expected|file name too long|no such file|not a directory|is a directory|permission denied|embedded null)\b|\bknown: ",
+# What a good line says, in words that are neither a part of a setting's name nor quoted. Either what is possible: a rule with its
+# measure, or a list of what is known. Or that something is so, and what to do about it.
+MEASURE = r"[\d<>]|positive|finite|above|below|between|one of|multiple|like \S|or (?:more|less)|of type|(?:\w+ ){2}\w"
+POSSIBLE = re.compile(
+    rf"(?<![\w.])(?:must|needs?|needed (?:is|are)|takes?) (?:[^;.]|\.\w)*?(?:{MEASURE})"
+    r"|(?<![\w.])(?:at most|at least|below|above) -?\d|\bbetween \S+ and \S|\bhas no [^;]*, only \S|[:;,.] (?:give|use) [^;.]*\d"
+    r"|(?:\bknown:|\bchoose from:|\bis one of|\bare given as|\bmay name|\bit has:?|\bis neither) \S"
+    r"|\S, \S.* can\.|\bonly \w.* can\.",
     re.IGNORECASE,
 )
+IS_SO = re.compile(
+    r"(?<![\w.])(?:is|are|was|were|has|have|had|holds?|lacks?|lies|got|cannot|must|needs?|not|no|none|only|exists|defines|differs?|"
+    r"fits?|takes?|failed|diverged|expected|invalid|too (?:long|large|small|many|few)|denied)\b",
+    re.IGNORECASE,
+)
+VERBS = (
+    "add", "allow", "ask", "change", "check", "choose", "compare", "drop", "free", "get", "give", "install", "leave", "lower",
+    "make", "measure", "name", "pip install", "prepare", "put", "raise", "remove", "repair", "resume", "save", "set", "start",
+    "train", "undo", "update", "use", "wait", "write",
+)  # fmt: skip
+REMEDY = re.compile(
+    rf"(?:[;:,.)]|\b(?:or|and)) (?:{'|'.join(VERBS)}) [^\s.;]|\bdid you mean \S"
+    r"|\bthere are \S+\.py|[;:] see (?:\S+ --help|\S+\.py)\b",
+    re.IGNORECASE,
+)
+QUOTED = re.compile(r"(?<!\w)'[^']*'|(?<!\w)\"[^\"]*\"")
 
 
 def read(text: str) -> Any:
@@ -50,7 +70,8 @@ def spellings(text: str) -> set[str]:
     value = read(text)
     found = {text, repr(text), str(value), repr(value)}
     if isinstance(value, int | float):
-        found |= {f"{value:g}", f"{value:,}", f"{float(value):g}" if abs(value) < 1e300 else "inf", f"{value:.1f}"}
+        number = value if abs(value) < 1e300 else math.inf  # whole numbers beyond are no floats
+        found |= {f"{value:,}", f"{number:g}", f"{number:.1f}"}
     if isinstance(value, tuple | list):
         found |= {repr(tuple(value)), repr(list(value)), *(repr(item) for item in value)}
     return {" ".join(spelling.split())[:LONG_ENOUGH] for spelling in found if spelling.strip()}
@@ -62,8 +83,10 @@ def spelt(text: str, line: str) -> bool:
 
 
 def has_reason(line: str) -> bool:
-    """Whether a line says which rule was broken, or what to do."""
-    return REASON.search(line) is not None
+    """Whether a line says which rule was broken, and what to do or what is possible; what it quotes says nothing."""
+    line = QUOTED.sub("''", line)
+    remedy = REMEDY.search(line)
+    return POSSIBLE.search(line) is not None or (remedy is not None and IS_SO.search(line[: remedy.start()]) is not None)
 
 
 def in_group(key: str, line: str) -> bool:

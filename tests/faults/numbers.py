@@ -1,22 +1,32 @@
 """Numbers: NaN and infinity, steps that are too large, no noise at all, half precision; and the same run twice and elsewhere."""
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import running
 
 from faults import children, same
-from faults.attack import Attack, Impossible, require, require_ended_well, require_no_traceback, require_one_line
+from faults.attack import (
+    Attack,
+    Impossible,
+    require,
+    require_ended_well,
+    require_no_traceback,
+    require_one_line,
+    told_lines,
+)
 from faults.scene import Scene
 
 SURELY = "1e19"  # a rate that no training survives
 STOPPED = "stopped with one line that names the step and the last good one, which is kept, or survived; all checkpoints are finite"
 REFUSED = "refused by name"
+RESUMED = "refused or passed over by name, or stopped with one line; no other checkpoint gets such numbers, and a good one is kept"
 FINITE = "it ends well, all numbers finite, or is refused with one line"
 SAME = "bit for bit the same run"
 CLOSE = "equal losses, gradients and PSNR of the first 16 steps, to 1 part in 10,000 (gradients: 1,000)"
@@ -24,8 +34,26 @@ TOLERANCES = {"loss": 1e-4, "gradient_norm": 1e-3, "psnr": 1e-4}
 CLOSE_ARRAYS = "equal arrays of an analysis, to 1 part in 1,000 of the largest number of each"
 ARRAYS_TOLERANCE = 1e-3
 COMPARED_STAGES = ("denoising", "sparsity", "robustness")  # in which no small difference grows
+# Folders of an analysis in which every number exists, and the stages that fill most; elsewhere some statistics may have none.
+FINITE_FOLDERS = ("denoising", "sparsity", "robustness", "representations", "untrained", "drawn", "reconstruct")
+FINITE_STAGES = ("sparsity", "robustness", "reconstructions")
 EVERY_STEP = {"log__every": 1, "evaluate__every": 4, "train__epochs": 2}
 
+# What a run goes on from -> names of its arrays in a checkpoint.
+PARTS = {
+    "their average": r"^\['averaged'\]",
+    "the second moments": r"^\['train'\].*\.nu",
+    "the first moments": r"^\['train'\].*\.mu",
+    "the parameters": r"^\['params'\]",
+}
+# Runs a script as its interpreter would, and prints last of all which code that was, by which versions.
+LAUNCH = """
+import atexit, importlib.metadata, json, runpy, sys
+sys.argv, sys.path[0] = sys.argv[1:], sys.argv[1].rpartition("/")[0]
+versions = [sys.version, *map(importlib.metadata.version, ("jax", "jaxlib", "numpy"))]
+atexit.register(lambda: print(json.dumps([sys.modules["unetrep_jax"].__file__, versions])))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 # Name -> settings, and the exit codes that are right: 0 survived, 1 stopped as diverged, 2 refused as an impossible setting.
 EDGES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
@@ -43,6 +71,12 @@ EDGES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
     "evaluated at 1e-30": ({"evaluate__sigma_min": 1e-30}, (2,)),
     "evaluated at 1e-6": ({"evaluate__sigma_min": 1e-6}, (0,)),
     "evaluated at 1e30": ({"evaluate__sigma_max": 1e30}, (2,)),
+}
+# The same of an analysis.
+ANALYSED_EDGES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
+    "analysed at 0": ({"analysis__sigma": 0.0}, (0,)),
+    "no other level than 0": ({"analysis__sigma": 0.0, "analysis__sigmas": "(0,)", "analysis__probe_sigmas": "(0,)"}, (0, 2)),
+    "compared with 0": ({"analysis__robustness_sigma": 0.0}, (2,)),
 }
 
 
@@ -69,6 +103,17 @@ def attacks(scene: Scene) -> Iterator[Attack]:
     act = lambda chance: analysed_elsewhere(scene, 4)  # noqa: E731
     yield Attack("other numbers of devices, analysed", CLOSE_ARRAYS, "4 devices", act)
     yield Attack("other versions of the libraries", CLOSE, "--other-python", lambda chance: other_versions(scene))
+    act = lambda chance: analysed_by_others(scene)  # noqa: E731
+    yield Attack("other versions of the libraries, analysed", CLOSE_ARRAYS, "--other-python", act)
+    for name in list(ANALYSED_EDGES)[-scene.many(2, 3) :]:
+        yield Attack("numbers at the edge", FINITE, name, lambda chance, n=name: analysed_edge(scene, *ANALYSED_EDGES[n]))
+    for value, how in [(value, how) for value in ("nan", "inf") for how in ("analysed", "started from")][: scene.many(1, 4)]:
+        act = lambda chance, v=value, s=how != "analysed": spoilt(scene, v, chance, s, "averaged")  # noqa: E731
+        yield Attack("NaN in a checkpoint", REFUSED, f"{value} in the average, {how}", act)
+    both = [(value, part) for part in PARTS for value in ("nan", "inf")]
+    for value, part in both if scene.long else (both[0], both[3]):
+        act = lambda chance, v=value, p=part: resumed(scene, v, PARTS[p], chance)  # noqa: E731
+        yield Attack("NaN in a checkpoint, trained on", RESUMED, f"{value} in {part}", act)
 
 
 def finite_log(scene: Scene) -> list[dict]:
@@ -79,8 +124,11 @@ def finite_log(scene: Scene) -> list[dict]:
     return lines
 
 
-def require_finite_checkpoints(scene: Scene, *kept: int) -> None:
-    """All that any checkpoint keeps are numbers: parameters, their average, the optimiser's moments; some steps must be there."""
+def require_finite_checkpoints(scene: Scene, *kept: int, but: Sequence[str] = ()) -> None:
+    """All that any checkpoint keeps are numbers: parameters, their average, the optimiser's moments; some steps must be there.
+
+    But for arrays whose numbers an attack has spoilt.
+    """
 
     def unfinished() -> list[str]:  # it opens them all, and compares their checksums
         from faults import checkpoint_content
@@ -89,7 +137,7 @@ def require_finite_checkpoints(scene: Scene, *kept: int) -> None:
 
     for step in kept:
         require((scene.run / "last" / str(step) / "manifest.json").exists(), f"step {step} is not kept")
-    bad = children.call(unfinished)
+    bad = [name for name in children.call(unfinished) if name not in but]
     require(not bad, f"checkpoints that are not finite: {bad}")
 
 
@@ -164,8 +212,8 @@ def plant(value: float, where: str, at: int) -> None:
         jax.value_and_grad = gradient_of
 
 
-def spoilt(scene: Scene, value: str, chance, start_from: bool = False) -> None:
-    """One parameter of an otherwise whole checkpoint is no number."""
+def spoilt(scene: Scene, value: str, chance, start_from: bool = False, where: str = "params") -> None:
+    """One parameter, or its average, of an otherwise whole checkpoint is no number."""
     trained = scene.trained().folder / "run"  # made first, for it is made in the arena
     scene.clear()
 
@@ -178,9 +226,8 @@ def spoilt(scene: Scene, value: str, chance, start_from: bool = False) -> None:
         leaves, tree = jax.tree.flatten(opened.params)
         leaves = [np.array(leaf) for leaf in leaves]
         leaves[chance.randrange(len(leaves))].flat[0] = float(value)
-        checkpoints.keep_parameters(
-            scene.arena / "spoilt", 3, params=jax.tree.unflatten(tree, leaves), config=opened.config
-        )
+        trees = {"params": opened.params} | {where: jax.tree.unflatten(tree, leaves)}
+        checkpoints.keep_parameters(scene.arena / "spoilt", 3, **trees, config=opened.config)
 
     children.call(write)
     path = scene.arena / "spoilt" / "3"
@@ -189,6 +236,33 @@ def spoilt(scene: Scene, value: str, chance, start_from: bool = False) -> None:
     else:
         result, script = scene.do(scene.place.analysis(path, "--only", "sparsity")), "analyze.py"
     require_one_line(result, script, "NaN or infinity")
+
+
+def resumed(scene: Scene, value: str, part: str, chance) -> None:
+    """One number that a finished run goes on from is none; the checksums fit."""
+    scene.lay_trained()
+    spoiled = scene.run / "last" / str(running.STEPS)
+
+    def spoil() -> list[str]:
+        from faults import checkpoint_content
+
+        checkpoint_content.spoil(spoiled, part, float(value), chance)
+        return checkpoint_content.not_finite(scene.run)
+
+    planted = children.call(spoil)
+    require(len(planted) == 1, f"the attack itself: {planted}")
+    result = scene.do(scene.training(train__epochs=6))
+    require_no_traceback(result)
+    require(result.code != 0 or str(spoiled) in result.err, f"gone on from {planted[0]} in silence")
+    if result.code:
+        words = (str(spoiled),) if result.code == 2 else ("training diverged at step",)
+        require_one_line(result, "train.py", *words, codes=(1, 2))
+    called_good = re.findall(r"last good checkpoint is step ([\d,]+)", result.err)
+    require(str(running.STEPS) not in called_good, f"step {running.STEPS} is called good: {result.err!r}")
+    finite_log(scene)
+    whole = [path.name for path in spoiled.parent.glob("[0-9]*") if path != spoiled and path.name.isdecimal()]
+    require(len(whole) > 0, "no good checkpoint is kept")
+    require_finite_checkpoints(scene, *map(int, {*whole, *called_good}), but=planted)
 
 
 def edge(scene: Scene, changed: dict[str, object], codes: tuple[int, ...]) -> None:
@@ -202,6 +276,22 @@ def edge(scene: Scene, changed: dict[str, object], codes: tuple[int, ...]) -> No
     else:
         require(finite_log(scene) != [], "no log")
     require_finite_checkpoints(scene, *([] if result.code else [running.PER_EPOCH]))
+
+
+def analysed_edge(scene: Scene, changed: dict[str, object], codes: tuple[int, ...]) -> None:
+    """The same of an analysis."""
+    scene.lay_trained()
+    stages = scene.stages if scene.long else FINITE_STAGES
+    result = scene.do(scene.place.analysis(scene.run, "--only", *stages, **changed))
+    require_no_traceback(result)
+    require(result.code in codes, f"code {result.code}, {codes} expected: {result.err[-600:]}")
+    if result.code:
+        require_one_line(result._replace(err="\n".join(told_lines(result))), "analyze.py")
+        return
+    arrays = arrays_below(scene.run / "analysis")
+    arrays = {name: array for name, array in arrays.items() if name.startswith(FINITE_FOLDERS)}
+    bad = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    require(arrays != {} and not bad, f"not finite: {bad}")
 
 
 def again(scene: Scene) -> None:
@@ -242,9 +332,14 @@ def analysed_elsewhere(scene: Scene, devices: int) -> None:
         command = scene.place.analysis(scene.run, "--only", *COMPARED_STAGES, devices__cpu_devices=number)
         require_ended_well(scene.do(command))
         both.append(arrays_below(scene.run / "analysis"))
-    require(both[0].keys() == both[1].keys() != set(), f"of arrays {sorted(both[1])}, {sorted(both[0])} expected")
-    for name, expected in both[0].items():
-        found = both[1][name]
+    require_close_arrays(both[1], both[0])
+
+
+def require_close_arrays(made: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    """Two analyses have equal arrays, within the tolerance."""
+    require(made.keys() == right.keys() != set(), f"of arrays {sorted(made)}, {sorted(right)} expected")
+    for name, expected in right.items():
+        found = made[name]
         require((found.dtype, found.shape) == (expected.dtype, expected.shape), f"{name}: {found.dtype} {found.shape}")
         if expected.dtype.kind != "f":
             require(np.array_equal(found, expected), f"{name} differs")
@@ -266,13 +361,36 @@ def arrays_below(folder: Path) -> dict[str, np.ndarray]:
 
 def other_versions(scene: Scene) -> None:
     """The same run by an interpreter with other libraries."""
+    logs = []
+    for done in by_both(scene, scene.clear, scene.training(**EVERY_STEP)):
+        logs.append(finite_log(scene))
+        require(logs[-1] != [], f"no log: {done}")
+    require_close(*logs)
+
+
+def analysed_by_others(scene: Scene) -> None:
+    """The same analysis, of the same checkpoint, by an interpreter with other libraries."""
+    command = scene.place.analysis(scene.run, "--only", *COMPARED_STAGES)
+    made, right = [arrays_below(scene.run / "analysis") for _ in by_both(scene, scene.lay_trained, command)][::-1]
+    require_close_arrays(made, right)
+
+
+def by_both(scene: Scene, lay: Callable[[], object], command: list[str]) -> Iterator[list[str]]:
+    """The versions of each of two interpreters in turn, after it has run a command of this very program in the arena."""
     if scene.other_python is None:
         raise Impossible("no --other-python was given")
-    logs, environment = [], os.environ | {"JAX_COMPILATION_CACHE_DIR": str(scene.folder / "other programs")}
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(scene.folder / "other programs")}
+    seen = []
     for python in (sys.executable, scene.other_python.absolute()):  # not resolved, for its link is what makes it a venv's
-        scene.clear()
-        command = [str(python), str(children.ROOT / "train.py"), *map(str, scene.training(**EVERY_STEP)[1:])]
-        done = subprocess.run(command, cwd=scene.arena, capture_output=True, text=True, env=environment)
+        lay()
+        script = [str(children.ROOT / command[0]), *map(str, command[1:])]
+        done = subprocess.run(
+            [str(python), "-c", LAUNCH, *script], cwd=scene.arena, capture_output=True, text=True, env=environment
+        )
         require(done.returncode == 0, f"{python}: {done.stderr[-600:]}")
-        logs.append(finite_log(scene))
-    require_close(*logs)
+        code, versions = json.loads(done.stdout.splitlines()[-1])
+        require(Path(code) == children.ROOT / "unetrep_jax" / "__init__.py", f"{python} ran another program: {code}")
+        if versions in seen:
+            raise Impossible("--other-python has the same versions of all libraries")
+        seen.append(versions)
+        yield versions

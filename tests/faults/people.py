@@ -12,7 +12,7 @@ from typing import Any
 
 import running
 
-from faults import children, edits, naming
+from faults import arguments, children, edits, naming
 from faults.attack import Attack, Missed, require, require_no_traceback, told_lines
 from faults.scene import SHORT, Scene
 
@@ -24,19 +24,20 @@ OF_MACHINES = ("not enough memory", "No space left")  # sizes beyond any machine
 # Lines that may stand before a refusal: they say what was opened, and what was left out of what was typed.
 NOTES = re.compile(r"step [\d,]+, (un)?averaged parameters\.$|^analysis\.probe_sigmas: .* left out$|clusters: left out$")
 LESSENED = ("analysis.clusters", "analysis.probe_sigmas")  # settings of which such a line may leave a part out
-ELSEWHERE = ("devices.distributed", "devices.coordinator", "devices.process")  # several machines are another category
+ELSEWHERE = ("devices.distributed", "devices.coordinator", "devices.process")  # of several machines: `arguments.several`
 READ_BY_ALL = {"analysis.images", "analysis.batch_size", "analysis.figure_formats", "devices.cpu_devices"}
 DEAR = ("embedding",)  # stages that take longer than all others together
 
 
 def attacks(scene: Scene) -> Iterator[Attack]:
-    """Edits of either command."""
+    """Edits of either command, and values of their arguments."""
     for number in range(scene.many(40, 700)):
         yield Attack("train.py, edited", ANSWERED, f"edit {number}", lambda chance: edit(scene, chance, "train.py"))
     for number in range(scene.many(20, 300)):
         yield Attack("analyze.py, edited", ANSWERED, f"edit {number}", lambda chance: edit(scene, chance, "analyze.py"))
     for number in range(scene.many(3, 30)):
         yield Attack("edited, as a person types it", ANSWERED, f"command {number}", lambda chance: typed(scene, chance))
+    yield from arguments.attacks(scene)
 
 
 def settings_of(prefixes: tuple[str, ...]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def judge(scene: Scene, script: str, extra: list[str], result: children.Result, 
     lines = [line for line in told_lines(result) if not NOTES.search(line)]
     require(len(lines) == 1 and lines[0].startswith(f"{script}: "), f"not one line: {shown}")
     line = lines[0].removeprefix(f"{script}: ")
-    require(naming.has_reason(line), f"neither rule nor remedy: {shown}")
+    require(naming.has_reason(line), f"says not what is wrong and what to do: {shown}")
     if result.code == 1:
         require(DIVERGED in line, shown)
         return

@@ -1,5 +1,6 @@
 """A seeded generator of bad, odd and good image files and arrays, each with what must become of it."""
 
+import functools
 import io
 import random
 import struct
@@ -12,7 +13,11 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 SIZE = 12
-PLAIN = ("L", "RGB", "CMYK", "P", "1")
+ORIENTATION = 0x0112  # EXIF's number for it
+PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK", "P", "1")
+COMMENT = 100_000_000  # bytes of a comment in a file of a hundred kilobytes
+# By how much a pixel of a picture that was reduced or laid over white may differ, of 255: it is rounded up to four times.
+ROUNDED = 4
 
 
 class Made(NamedTuple):
@@ -22,7 +27,7 @@ class Made(NamedTuple):
       name: of the file.
       content: its bytes.
       fate: "kept", "refused", or "either" where the damage may hit what does not matter.
-      pixels: what must be read, where that is known exactly [12 12] (grey); elsewhere Pillow is asked (`plainly`).
+      pixels: what must be read, where that is known exactly [12 12] (grey); elsewhere it is worked out (`plainly`).
     """
 
     name: str
@@ -55,15 +60,56 @@ def luma(colours: np.ndarray) -> np.ndarray:
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)
 
 
-def plainly(path: Path) -> np.ndarray | None:
-    """What Pillow reads in a file of just the size that is needed, and opaque; None in any other."""
-    try:
-        with Image.open(path) as image:
-            if image.size != (SIZE, SIZE) or image.has_transparency_data or image.getexif() or image.mode not in PLAIN:
-                return None
-            return np.asarray(image.convert("L"))
-    except Exception:  # of damaged files Pillow raises what it likes
-        return None
+def plainly(path: Path) -> tuple[np.ndarray, int] | None:
+    """What must be read in a file, and how closely: Pillow's pixels, the rest worked out here; None of pixels that are not 8 bits.
+
+    Raises:
+      Exception: of damaged files Pillow raises what it likes; then nothing may be read.
+    """
+    with Image.open(path) as image:
+        if image.mode not in PLAIN:
+            return None
+        image.draft(None, (2 * SIZE, 2 * SIZE))
+        image.load()  # of some kinds it obeys the orientation, and forgets it then
+        stored = over_white(image) if image.has_transparency_data else np.asarray(image.convert("L"))
+        shown = upright(stored, image.getexif().get(ORIENTATION, 1))
+        exact = shown.shape == (SIZE, SIZE) and not image.has_transparency_data
+    return (shown, 0) if exact else (reduced(middle(shown)), ROUNDED)
+
+
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels as EXIF says that they are to be seen."""
+    turned = {3: np.rot90(stored, 2), 6: np.rot90(stored, 3), 8: np.rot90(stored)}
+    return (turned | {2: stored[:, ::-1], 4: stored[::-1], 5: stored.T, 7: turned[3].T}).get(orientation, stored)
+
+
+def over_white(image: Image.Image) -> np.ndarray:
+    """Grey of a picture that lets white through."""
+    colours, opacity = np.split(np.asarray(image.convert("RGBA")).astype(float), [3], axis=-1)
+    return luma(np.rint((colours * opacity + 255 * (255 - opacity)) / 255))
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """The centred square."""
+    side = min(pixels.shape)
+    top, left = ((length - side) // 2 for length in pixels.shape)
+    return pixels[top : top + side, left : left + side]
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """A square at the size that is needed by Lanczos' filter, from its definition, across and then down."""
+    weights = lanczos(len(pixels))
+    across = np.clip(np.rint(pixels @ weights.T), 0, 255)
+    return np.clip(np.rint(weights @ across), 0, 255)
+
+
+def lanczos(side: int) -> np.ndarray:
+    """What each of so many pixels weighs in each of those that are needed, which see three of their own widths to either side."""
+    scale = side / SIZE
+    centres = (np.arange(SIZE) + 0.5) * scale
+    away = (np.arange(side) + 0.5 - centres[:, None]) / scale
+    weights = np.where(np.abs(away) < 3, np.sinc(away) * np.sinc(away / 3), 0)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def truncated(chance: random.Random) -> Made:
@@ -106,12 +152,18 @@ def bomb(chance: random.Random) -> Made:
     return Made("x.png", b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "refused")
 
 
+@functools.cache
+def long_comment() -> PngImagePlugin.PngInfo:
+    """Unpacked a hundred megabytes; made once, for packing them takes a while."""
+    note = PngImagePlugin.PngInfo()
+    note.add_itxt("comment", "x" * COMMENT, zip=True)
+    return note
+
+
 def text_bomb(chance: random.Random) -> Made:
     """A comment that unpacks to a hundred megabytes; the pixels may be read or refused, the memory must not go."""
-    image, _ = grey(chance)
-    note = PngImagePlugin.PngInfo()
-    note.add_itxt("comment", "x" * 10_000_000, zip=True)
-    return Made("x.png", encoded(image, "PNG", pnginfo=note), "either")
+    image, pixels = grey(chance)
+    return Made("x.png", encoded(image, "PNG", pnginfo=long_comment()), "either", pixels)
 
 
 def cmyk(chance: random.Random) -> Made:
@@ -153,11 +205,9 @@ def animated(chance: random.Random) -> Made:
 def rotated(chance: random.Random) -> Made:
     """What EXIF says about up and down, left and right is obeyed."""
     image, stored = grey(chance)
-    turned = [stored, np.rot90(stored, 2), np.rot90(stored, 3), np.rot90(stored)]  # orientations 1, 3, 6, 8
-    shown = dict(zip((1, 3, 6, 8), turned, strict=True)) | {2: stored[:, ::-1], 4: stored[::-1], 5: stored.T, 7: turned[1].T}
     exif = Image.Exif()
-    exif[0x0112] = orientation = chance.choice(sorted(shown))
-    return Made("x.png", encoded(image, "PNG", exif=exif), "kept", shown[orientation])
+    exif[ORIENTATION] = chance.randint(1, 8)
+    return Made("x.png", encoded(image, "PNG", exif=exif), "kept", upright(stored, exif[ORIENTATION]))
 
 
 def transparent(chance: random.Random) -> Made:

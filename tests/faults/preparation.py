@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,32 +35,26 @@ class Preparation:
         if not self.pictures.exists():
             make_pictures(self.pictures)
 
-    def start(self, before: Callable[[], Any] = lambda: None, max_unreadable: float = 0.01) -> children.Child:
-        """Begins to decode; what comes out is printed as JSON: images and what was skipped."""
+    def start(
+        self, before: Callable[[], Any] = lambda: None, max_unreadable: float = 0.01, cache_dir: Path | None = None
+    ) -> children.Child:
+        """Begins to decode, into the arena or another folder; what comes out is printed as JSON: images and what was skipped."""
+        from unetrep_jax import endings
 
-        def prepare() -> int:
+        def decode() -> int:
             from unetrep_jax import data
             from unetrep_jax.data import image_set
-            from unetrep_jax.storage import InputError
 
             image_set.RECORDS_AT_ONCE = 8
             before()
-            form = {"image_size": SIZE, "image_channels": 1, "stride": 2, "cache_dir": str(self.scene.arena)}
-            try:
-                found = data.open_images(str(self.pictures), **form, max_unreadable=max_unreadable)
-            except (InputError, OSError) as error:  # as the scripts do
-                print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
-                return 2
-            print(
-                json.dumps(
-                    {
-                        "images": len(found.images),
-                        "sum": int(found.images.sum()),
-                        "skipped": found.provenance["skipped"],
-                    }
-                )
-            )
+            form = {"image_size": SIZE, "image_channels": 1, "stride": 2, "cache_dir": str(cache_dir or self.scene.arena)}
+            found = data.open_images(str(self.pictures), **form, max_unreadable=max_unreadable)
+            skipped = found.provenance["skipped"]
+            print(json.dumps({"images": len(found.images), "sum": int(found.images.sum()), "skipped": skipped}))
             return 0
+
+        def prepare() -> int:  # ends as train.py does
+            return endings.in_one_line("train.py", decode, goes_on="the last checkpoint")
 
         return children.Child(prepare, self.scene.arena)
 

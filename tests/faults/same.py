@@ -56,10 +56,15 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def changed(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """The names of what is not as expected, or missing."""
+    return [name for name in sorted(expected) if found.get(name) != expected[name]]
+
+
 def difference(found: dict[str, str], expected: dict[str, str]) -> str:
     """The first names that differ, and how."""
     missing, more = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    other = [name for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]]
+    other = [name for name in changed(found, expected) if name in found]
     return json.dumps(
         {kind: names[:4] for kind, names in {"missing": missing, "more": more, "other": other}.items() if names}
     )

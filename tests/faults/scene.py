@@ -132,8 +132,8 @@ class Scene:
         return self.reference("analysed", self.analysis(), self.lay_trained, lambda: same.analysis_content(self.run))
 
     def describing(self) -> list[str]:
-        """The command of the smallest analysis, which opens the checkpoint and reads the run's log."""
-        return self.place.analysis(self.run, "--only", "architecture")
+        """The command of the smallest analysis whose numbers depend on every parameter; it reads the run's log too."""
+        return self.place.analysis(self.run, "--only", "denoising")
 
     def described(self) -> Reference:
         """The run, so analysed."""

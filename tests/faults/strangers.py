@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: objects, paths and false names planted in one, with checksums that fit."""
+"""Checkpoints of strangers: objects, paths and false names planted in one, with checksums that fit; and links in their runs."""
 
 import json
 import pickle
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults import children
+from faults import children, same
 from faults.attack import require, require_no_traceback, told_lines
 from faults.preparation import make_pictures
 from faults.scene import Scene
@@ -17,13 +17,31 @@ ESCAPED = "../escaped"  # from the folder where commands run
 OBJECT = "an object in place of a file"
 NOT_OURS = ("programs/", "place/", "temporary/", "matplotlib/", "references/", "pictures/", "counted", "arena/runs/")
 
+# What of a run is a link to something elsewhere; what is not there is what a command writes first, beside its place.
+LINKS = {
+    "analysed": (
+        "best/40", "config.json", "metrics.jsonl", "analysis/summary.json", "analysis/report.html", "analysis/.report.html.partial",
+        "analysis/.sparsity.partial/arrays.npz", "analysis/sparsity/",
+    ),
+    "analysed, half-made": ("analysis/.sparsity.partial/",),
+    "analysed, with a lock": ("analysis/.lock",),
+    "analysed, all of it elsewhere": ("analysis/",),
+    "trained on": (
+        "last/40", "best/40", "milestones/40", "config.json", "metrics.jsonl", ".config.json.partial", ".metrics.jsonl.partial",
+        "milestones/48/",
+    ),
+    "trained on, half-made": ("last/.44.writing/",),
+    "trained on, with a lock": (".lock",),
+}  # fmt: skip
+
 
 class Planted:
     """Would make a file, were it ever unpickled."""
 
     def __init__(self, path: Path):
-        """`path` tells afterwards."""
+        """`path` tells afterwards; what an earlier one left there goes."""
         self.path = path
+        children.remove(path)
 
     def __reduce__(self):
         """What unpickling would call."""
@@ -125,3 +143,37 @@ def files_of(scene: Scene) -> set[str]:
     """Names of all files in the campaign's folder, but for those of the campaign itself and the results."""
     found = {str(path.relative_to(scene.folder)) for path in scene.folder.rglob("*") if path.is_file()}
     return {name for name in found if not name.startswith(NOT_OURS)}
+
+
+def linked(scene: Scene, what: str, names: tuple[str, ...]) -> None:
+    """Parts of a run lead out of it; what lies there stays as it is, whether the command is refused or does without."""
+    scene.lay_trained()
+    outside = children.fresh(scene.folder / "outside")
+    for number, name in enumerate(names):
+        lead_out(scene.run / name, outside / str(number), is_folder=name.endswith("/"))
+    before = same.folder_content(outside)
+    if what.startswith("trained on"):
+        result = scene.do(scene.training(train__epochs=6))
+    else:
+        result = scene.do(scene.place.analysis(scene.run, "--only", "sparsity"))
+    require_no_traceback(result)
+    shown = f"code {result.code}, {result.err[-600:]!r}"
+    require(result.code in (0, 2), shown)
+    require(result.code == 0 or len(told_lines(result)) == 1, f"not one line: {shown}")
+    changed = same.difference(same.folder_content(outside), before)
+    require(changed == "{}", f"of {dict(enumerate(names))} there changed {changed}; {shown}")
+
+
+def lead_out(path: Path, target: Path, is_folder: bool) -> None:
+    """A file or folder is a link to where it lies now; one that is not there, or is empty, to one that is somebody's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and not path.stat().st_size:
+        path.unlink()
+    if path.exists():
+        path.rename(target)
+    elif is_folder:
+        target.mkdir()
+        (target / "own").write_text("somebody's own")
+    else:
+        target.write_text("somebody's own")
+    path.symlink_to(target)

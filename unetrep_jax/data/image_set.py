@@ -238,7 +238,7 @@ def _assemble(collection: Collection, records: Path, folder: Path, key: str, max
         if skipped:
             _copy_rows(np.load(records / "images.npy", mmap_mode="r"), kept, partial / "images.npy")
         else:
-            os.replace(records / "images.npy", partial / "images.npy")
+            _give_another_name(records / "images.npy", partial / "images.npy")
         if collection.class_names:
             np.save(partial / "labels.npy", labels[kept])
         counts = {"images": len(kept), "first_frame_of_several": int(np.sum(status == FIRST_FRAME)), "skipped": skipped}
@@ -249,6 +249,14 @@ def _reason(collection: Collection, position: int) -> str:
     """Why a record was skipped, found by trying again: the process that first met it may have been killed since."""
     outcome = _attempt(collection)(collection.fetch(position, position + 1)[0])
     return str(outcome) if isinstance(outcome, Unreadable) else "could not be read"
+
+
+def _give_another_name(path: Path, other: Path) -> None:
+    """Beside its own: a process that is killed before the images are published goes on from it. Where files have one name, instead."""
+    try:
+        os.link(path, other)
+    except OSError:
+        os.replace(path, other)
 
 
 def _copy_rows(images: UInt8[np.ndarray, "n h w c"], rows: Integer[np.ndarray, " m"], path: Path) -> None:

@@ -196,8 +196,9 @@ def reconstruct_arm(context: Context, arm: Arm, mean: np.ndarray, folder: Path) 
                 updates=result.log.updates,
                 seen=result.log.sigma,
             )
-    writer.finish()
+    writer.close()  # all rows are recorded before the state of the last ones goes, which nobody would remove once they are published
     kept.forget()
+    writer.finish()
 
 
 def steps_at_once(settings: reconstruction.Settings) -> int:

@@ -104,8 +104,9 @@ def draw(context: Context, folder: Path) -> None:
                 progress.advance(ended - before)
             state = walks.state
             writer.append(image=walks.denoised, sigma=state.sigma, steps=state.step, stop=walks.stop)
-    writer.finish()
+    writer.close()  # all rows are recorded before the state of the last ones goes, which nobody would remove once they are published
     kept.forget()
+    writer.finish()
 
 
 def _packed(walk):

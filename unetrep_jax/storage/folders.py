@@ -157,6 +157,8 @@ def _changed(folder: Path, checksums: Mapping[str, str], advance: Callable[[int]
 
 def mark_complete(partial: Path, key: str, known: Mapping[str, str] = MappingProxyType({})) -> None:
     """Marks a folder complete: from now on its files are what they should be. Of some the checksums may be known already."""
+    for left in partial.rglob(".*.partial"):  # of a write in which a process was killed
+        left.unlink()
     names = [name for name in files_under(partial) if name not in (COMPLETE, PROGRESS)]
     sync(*partial.rglob("*"), partial)  # before it is called complete
     checksums = {name: known.get(name) or sha256(partial / name) for name in names}
