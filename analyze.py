@@ -308,6 +308,8 @@ def outdir(arguments: argparse.Namespace, opened: Any) -> Path:
     )
     run = opened.folder.parent.parent
     if in_run(opened):
+        if (run / name).is_symlink():  # in a run of somebody else's it may lead anywhere
+            raise InputError(f"{run / name} is a symbolic link; name where it leads by --outdir, if results are to go there.")
         return run / name
     own = Path("runs") / opened.folder.name
     if (own / "config.json").exists():  # a run of the same name

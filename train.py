@@ -388,12 +388,12 @@ def finite_rows(metrics: list, last_step: int) -> list[list[float]]:
     return rows
 
 
-def require_finite(params: Any, step: int) -> None:
-    """Raises DivergedError where a parameter is not finite: what one step made of them, its loss does not tell."""
+def require_finite(state: Any, step: int) -> None:
+    """Raises DivergedError where a parameter, or a moment of its gradient, is not finite: what a step made of it no loss tells."""
     import jax
     import numpy as np
 
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
         raise DivergedError(f"step {step:,}: parameters that are not finite")
 
 
@@ -494,13 +494,14 @@ class Loop:
         from unetrep_jax import devices
 
         self.recent = finite_rows(self.recent, self.step)
-        require_finite(devices.to_host((self.state.params, self.state.averaged)), self.step)
+        state = devices.to_host(self.state)
+        require_finite((state.params, state.averaged, state.optimizer), self.step)
         best_psnr = self.best_psnr if math.isfinite(self.best_psnr) else None
         series.save(
             self.step,
-            params=self.state.params,
-            averaged=self.state.averaged,
-            train={"step": self.state.step, "optimizer": self.state.optimizer},
+            params=state.params,
+            averaged=state.averaged,
+            train={"step": state.step, "optimizer": state.optimizer},
             data={
                 "batches": self.batches.state(),
                 "validation": self.run.validation_set.fingerprint,

@@ -675,6 +675,14 @@ def test_parameters_that_are_no_numbers_are_refused_by_name(tmp_path):
     assert_refused("mid.conv0.bias has NaN or infinity", lambda: checkpoints.open_checkpoint(tmp_path / "3"))
 
 
+def test_a_training_state_that_is_no_numbers_is_not_gone_on_from(tmp_path):
+    train = make_train(3)
+    next(leaf for leaf in jax.tree.leaves(train["optimizer"]) if leaf.dtype == np.float32).flat[-1] = np.inf
+    with writing(tmp_path) as series:
+        series.save(3, params=make_params(3), train=train, data={}, config=CONFIG)
+    assert_refused(r"3 cannot be gone on from: train\.optimizer.* has NaN or infinity; remove it", lambda: restore(tmp_path))
+
+
 def test_a_checkpoint_with_another_steps_name_counts_as_damaged(run):
     newest = run / "best" / str(checkpoints.steps(run / "best")[-1])
     moved = newest.rename(newest.with_name("99"))

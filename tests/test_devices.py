@@ -207,7 +207,9 @@ def test_errors_of_the_devices_are_explained_and_others_are_not(monkeypatch, tex
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     explained = devices.explain(jax.errors.JaxRuntimeError(text))
     assert said in explained and bool(explained) == bool(said)
+    assert devices.explain(ValueError(text)) == explained  # as which Gloo's failures at a barrier come
     assert devices.explain(RuntimeError(text)) == ""
+    assert devices.explain(ValueError(f"a fault: {text}")) == ""
 
 
 @pytest.mark.parametrize("process", [0, 1])

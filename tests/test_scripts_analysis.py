@@ -55,6 +55,15 @@ def with_labels(place, run: Path, *arguments: object, **changed: object) -> list
     return place.analysis(run, *arguments, data__validation_labels=place.folder / "labels.npy", **changed)
 
 
+def test_a_link_in_the_place_of_the_results_is_not_followed(place, tmp_path):
+    run = shutil.copytree(place.finished_run, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (run / "analysis").symlink_to(tmp_path / "elsewhere")
+    result = place.run_fork(place.analysis(run, "--only", "architecture"))
+    require_one_line(result, "analyze.py", f"{run / 'analysis'} is a symbolic link", "--outdir")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def done(result: running.Result) -> dict[str, str]:
     """Stage -> "done" or "unchanged", of those it named."""
     return dict(re.findall(r"^(\w+): (done|unchanged)", result.out, re.MULTILINE))

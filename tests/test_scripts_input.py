@@ -157,6 +157,10 @@ CASES = {
         "--ckpt", "{run}", "--config.analysis.probe_sigmas=()", says=("analysis.probe_sigmas needs one or more of analysis.sigmas",)
     ),
     "level not in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigma=7", says=("analysis.sigma = 7",)),
+    "no noise at all": analyze(
+        "--ckpt", "{run}", "--config.analysis.sigmas=(0,)", "--config.analysis.sigma=0",
+        says=("analysis.sigmas needs the level 0 and one above",),
+    ),
     "word in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigmas=(0.0,'x')", says=("analysis.sigmas",)),
     "fewer images than clusters": analyze("--ckpt", "{run}", says=("100 clusters", "24 images", "fewer")),
     "too large a step": analyze("--ckpt", "{run}", "--config.analysis.sample_h0=2.0", says=("analysis.sample_*", "h0 = 2", "0.01")),

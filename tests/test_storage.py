@@ -411,6 +411,14 @@ def test_what_a_killed_writer_left_of_its_records_is_no_part_of_the_rows(tmp_pat
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["a.npy", "b.npy", "complete.json"]
 
 
+def test_a_link_in_the_place_of_a_file_under_way_is_not_written_through(tmp_path):
+    (tmp_path / "another's").write_text("content")
+    (tmp_path / ".x.partial").symlink_to(tmp_path / "another's")
+    storage.write_atomically(tmp_path / "x", "new")
+    assert (tmp_path / "another's").read_text() == "content" and (tmp_path / "x").read_text() == "new"
+    assert not (tmp_path / "x").is_symlink()
+
+
 def test_tidying_removes_what_nobody_goes_on_from_and_nothing_of_others(tmp_path):
     (tmp_path / "f" / "deep").mkdir(parents=True)
     for name in (".f.old", ".g.old", ".h.partial", ".mine.old", "mine"):

@@ -229,12 +229,15 @@ def restore(series: Path | str, *, like: PyTree, step: int | None = None, say: S
       say: is told about damaged checkpoints that are passed over.
 
     Raises:
-      InputError: no such step, nothing intact, another program's checkpoints, or a training state unlike `like`.
+      InputError: no such step, nothing intact, another program's checkpoints, numbers that are none, or a training state unlike
+        `like`.
     """
     folder = _select(Path(series), step, say)
     if not (folder / "train").is_dir():
         raise InputError(f"{folder} holds no training state: it can be analysed, and not trained further; use another --workdir.")
     trees = _read_arrays(folder, [name for name in ("params", "averaged", "train") if (folder / name).is_dir()])
+    if bad := [name for name, leaf in _leaves(trees).items() if not np.isfinite(leaf).all()]:
+        raise InputError(f"{folder} cannot be gone on from: {bad[0]} has NaN or infinity; remove it, to go on from the one before.")
     train = _in_structure(like, trees["train"], folder)
     header = _header(folder)
     data = _read_data(folder)

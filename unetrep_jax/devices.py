@@ -35,6 +35,7 @@ SECONDS_TO_MEET = 300  # in which all processes of a run must have been started
 SECONDS_OF_SILENCE = 30  # after which a process that says nothing counts as lost
 # What errors say when another process of the run is gone: their kind, or who could not reach it.
 LOSS = re.compile(r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|[Gg]loo|[Cc]onnection|coordination service", re.ASCII)
+STATUS = re.compile(r"[A-Z_]+: ")  # begins what comes from JAX's runtime as another error: Gloo's at a barrier as a ValueError
 MOST_CPU_DEVICES = 256  # each has threads of its own
 MOST_PROCESSES = 100_000  # more than any machine has; JAX takes memory for each of a billion, and never ends
 
@@ -158,9 +159,9 @@ def in_company() -> bool:
 
 def explain(error: Exception) -> str:
     """What a person should know of an error of the devices: out of memory, or another process was lost; "" of any other."""
-    if not isinstance(error, jax.errors.JaxRuntimeError):
-        return ""
     first = " ".join(str(error).split())[:200]
+    if not isinstance(error, jax.errors.JaxRuntimeError) and not (isinstance(error, ValueError) and STATUS.match(first)):
+        return ""
     if first.startswith("RESOURCE_EXHAUSTED"):
         remedy = "use smaller batches, images or model.channels, or train with train.rematerialise=True."
         return f"there is not enough memory on the devices ({first}); {remedy}"

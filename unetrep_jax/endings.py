@@ -40,14 +40,14 @@ def in_one_line(program: str, work: Callable[[], int], *, goes_on: str, lost: in
         line, code = f"stopped; the same command goes on from {goes_on}", 130
     except MemoryError as error:
         line, code = storage.too_little_memory(error), 2
-    except RuntimeError as error:
+    except (InputError, OSError) as error:
+        line, code = " ".join(str(error).split()) + REMEDIES.get(getattr(error, "errno", None), ""), 2
+    except (RuntimeError, ValueError) as error:  # as either comes what happened in JAX's runtime
         from unetrep_jax import devices
 
         line, code = devices.explain(error), lost
         if not line:
             raise
-    except (InputError, OSError) as error:
-        line, code = " ".join(str(error).split()) + REMEDIES.get(getattr(error, "errno", None), ""), 2
     print(f"{program}: {line}", file=sys.stderr)
     return code
 

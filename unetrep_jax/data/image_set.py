@@ -252,7 +252,7 @@ def _reason(collection: Collection, position: int) -> str:
 
 
 def _give_another_name(path: Path, other: Path) -> None:
-    """Beside its own: a process that is killed before the images are published goes on from it. Where files have one name, instead."""
+    """Beside its own, from which a process goes on that was killed before the images are published; or else instead."""
     try:
         os.link(path, other)
     except OSError:

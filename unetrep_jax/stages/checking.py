@@ -28,9 +28,9 @@ def usable_settings(settings: Any) -> Any:
     sigmas = tuple(settings.sigmas)
     if not sigmas or min(sigmas) < 0 or len(set(sigmas)) != len(sigmas):
         raise InputError(f"analysis.sigmas needs one or more different levels, 0 or above; got {sigmas}.")
-    if 0 not in sigmas or settings.robustness_sigma <= 0:
+    if 0 not in sigmas or max(sigmas) == 0 or settings.robustness_sigma <= 0:
         raise InputError(
-            f"analysis.sigmas needs the level 0, and analysis.robustness_sigma one above 0; got {sigmas} and "
+            f"analysis.sigmas needs the level 0 and one above, and analysis.robustness_sigma one above 0; got {sigmas} and "
             f"{settings.robustness_sigma:g}."
         )
     if settings.sigma not in sigmas:

@@ -196,7 +196,7 @@ def reconstruct_arm(context: Context, arm: Arm, mean: np.ndarray, folder: Path) 
                 updates=result.log.updates,
                 seen=result.log.sigma,
             )
-    writer.close()  # all rows are recorded before the state of the last ones goes, which nobody would remove once they are published
+    writer.close()  # records all rows, before the state of the last goes: once they are published nobody would remove it
     kept.forget()
     writer.finish()
 

@@ -104,7 +104,7 @@ def draw(context: Context, folder: Path) -> None:
                 progress.advance(ended - before)
             state = walks.state
             writer.append(image=walks.denoised, sigma=state.sigma, steps=state.step, stop=walks.stop)
-    writer.close()  # all rows are recorded before the state of the last ones goes, which nobody would remove once they are published
+    writer.close()  # records all rows, before the state of the last goes: once they are published nobody would remove it
     kept.forget()
     writer.finish()
 
