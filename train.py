@@ -451,8 +451,8 @@ class Loop:
         now = self.run.validation_set.fingerprint
         if (was := restored.data.get("validation", now)) != now:  # checkpoints of older versions do not know it
             raise InputError(
-                "The validation images (data.validation_path, data.validation_split) cannot be continued with: their fingerprint "
-                f"was {was}, is {now}, and the best checkpoint so far was best on others. Undo that, or start anew with --fresh."
+                f"The validation images (data.validation_*) cannot be continued with: the images' fingerprint was {was}, is {now}, "
+                "and the best checkpoint so far was the best on others. Undo that, or start anew with --fresh."
             )
         self.recent, self.best_psnr = restored.data["recent"], restored.data["best_psnr"] or -math.inf
         self._logged = restored.data.get("log")  # checkpoints of older versions have none
