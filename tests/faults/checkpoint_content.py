@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 
 def training_state(clip_norm: float = 0.0):
@@ -76,39 +77,18 @@ def spoil(checkpoint: Path, where: str, value: float, chance: random.Random) -> 
 
 
 def not_finite(run: Path) -> list[str]:
-    """Names of all arrays, of any checkpoint of a run, that hold what is no number."""
-    from unetrep_jax import checkpoints
-
-    bad = []
-    for series in ("last", "best"):
-        for step in checkpoints.steps(run / series):
-            like = training_state(checkpoints.read_config(run / series / str(step))["train"]["clip_norm"])
-            one = checkpoints.restore(run / series, like=like, step=step, say=lambda _: None)
-            bad += unfinished(f"{series}/{step}", {"params": one.params, "averaged": one.averaged, "train": one.train})
-    for step in checkpoints.steps(run / "milestones"):
-        for weights in checkpoints.WEIGHTS:
-            one = or_why_not_finite(run / "milestones" / str(step), weights)
-            bad += [one] if one else []
-    return bad
-
-
-def or_why_not_finite(folder: Path, weights: str) -> str:
-    """The refusal to open parameters that are no numbers; "" where they are."""
-    from unetrep_jax import checkpoints
-    from unetrep_jax.storage import InputError
-
-    try:
-        checkpoints.open_checkpoint(folder, weights=weights, say=lambda _: None)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def unfinished(name: str, tree) -> list[str]:
-    """Names of the leaves that hold NaN or infinity."""
-    leaves = [(path, np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
-    leaves = [(path, leaf) for path, leaf in leaves if not np.issubdtype(leaf.dtype, np.integer)]
-    return [f"{name} {jax.tree_util.keystr(path)}" for path, leaf in leaves if not np.isfinite(leaf).all()]
+    """All arrays, of any checkpoint of a run, that hold what is no number, as Orbax alone reads them."""
+    found = []
+    folders = [folder for series in ("last", "best", "milestones") for folder in (run / series).glob("[0-9]*")]
+    for folder in sorted(folder for folder in folders if folder.name.isdecimal()):
+        items = [name for name in ("params", "averaged", "train") if (folder / name).is_dir()]
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            arguments = ocp.args.Composite(**{item: ocp.args.PyTreeRestore() for item in items})
+            trees = dict(reader.restore(folder.resolve(), args=arguments).items())
+        leaves = [(path, np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(trees)]
+        bad = [path for path, leaf in leaves if not np.issubdtype(leaf.dtype, np.integer) and not np.isfinite(leaf).all()]
+        found += [f"{folder.relative_to(run)} {jax.tree_util.keystr(path)}" for path in bad]
+    return found
 
 
 def digest(tree, values) -> str:
