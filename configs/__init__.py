@@ -62,7 +62,7 @@ def _checked(found: Any, path: str) -> ml_collections.ConfigDict:
     for key, value in given.items():
         _set(config, key, value, named=f"--config {path}: {key}")
     if missing := [key for key, _ in flatten(config) if key not in given]:
-        raise InputError(f"--config {path} lacks {missing[0]}; begin with the configuration that configs/default.py gives.")
+        raise InputError(f"--config {path} lacks {missing[0]}; add it, or change the configuration that configs/default.py gives.")
     return config.lock()
 
 
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what is printed as one line."""
-        raise InputError(f"{message}; see {self.prog} --help.")
+        raise InputError(f"{message.replace('ignored explicit argument', 'takes no value; it has')}; see {self.prog} --help.")
 
 
 def from_plain(plain: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -117,7 +117,7 @@ UNLOCKED = "def get_config():\n    config = default.get_config()\n    with confi
         ("def get_config():\n    assert False", r"get_config\(\) failed: AssertionError; repair it"),
         ("def get_config():\n    default.get_config().train.epoch = 3", r"get_config\(\) failed: .*epoch"),
         ("def get_config():\n    return {}", r"must return a ConfigDict; it gave a dict; see"),
-        (f"{UNLOCKED}config.ignore_type():\n        del config.train.crop\n    return config", r"lacks train\.crop; begin with"),
+        (f"{UNLOCKED}config.ignore_type():\n        del config.train.crop\n    return config", r"lacks train\.crop; add it"),
         (f"{UNLOCKED}config.ignore_type():\n        config.noise = 3\n    return config", r": noise is no setting; did you mean"),
         (f"{UNLOCKED}config.train.ignore_type():\n        config.train.crops = 3\n    return config", r"did you mean train\.crop"),
         (

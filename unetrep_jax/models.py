@@ -374,6 +374,6 @@ def _check(model: UNet) -> None:
             )
     if type(model.mid_depth) is not int or not 1 <= model.mid_depth <= MOST_LAYERS or model.image_channels < 1:
         raise InputError(
-            f"model.mid_depth and image_channels must be numbers, 1 or more, and a depth is at most {MOST_LAYERS:,}; "
+            f"model.mid_depth and data.image_channels must be numbers, 1 or more, and a depth is at most {MOST_LAYERS:,}; "
             f"got {model.mid_depth}, {model.image_channels}."
         )

@@ -72,7 +72,7 @@ ARGUMENTS = [
     *given("--ckpt", WHERE, NO_RUN), *given("--step", ("40", "36", "+40", " 40", "040"), NO_STEP),
     *given("--weights", ("averaged", "params"), NO_WEIGHTS), *given("--images", ("photographs", "whole.npy"), NO_IMAGES),
     *given("--outdir", FOLDERS, NO_FOLDER), *given("--beside", ("beside",), NO_COMPANY),
-    *given("--only", ("architecture",), NO_STAGE), *given("--redo", ("architecture",), (*NO_STAGE, "samples")),
+    *given("--only", ("architecture",), NO_STAGE), *given("--redo", ("denoising",), (*NO_STAGE, "samples")),
     *(Given([flag], False) for flag in ("--ckpt", "--step", "--weights", "--images", "--outdir", "--beside", "--only", "--redo")),
 ]  # fmt: skip
 RECORDED = {"--ckpt": "{}, step ", "--step": ", step {}, ", "--weights": ", {}"}  # in the summary's line on the checkpoint

@@ -11,6 +11,7 @@ from faults.children import Result
 ATTEMPTS = 6  # other moments that are tried until an attack hits
 SOONER = 0.7  # at each attempt a range of moments in time is so much shorter: what was timed may have had less of the machine
 UNDER_WAY = ("placing ", "comparing ")  # how lines begin that say what takes long
+OPENED = re.compile(r": step \d+, (?:un)?averaged parameters\.$")  # how they end that say which checkpoint was taken
 
 
 class Broken(Exception):
@@ -110,8 +111,9 @@ def require_one_line(result: Result, script: str, *words: str, codes: tuple[int,
 
 
 def told_lines(result: Result) -> list[str]:
-    """Lines on the error stream, without those about what was found damaged and how far a long computation is."""
-    return [line for line in result.err.splitlines() if "is damaged" not in line and not line.startswith(UNDER_WAY)]
+    """Lines on the error stream, without those about what was found damaged, opened, and how far a long computation is."""
+    lines = [line for line in result.err.splitlines() if not line.startswith(UNDER_WAY)]
+    return [line for line in lines if "is damaged" not in line and not OPENED.search(line)]
 
 
 def said(word: str, text: str) -> bool:

@@ -191,6 +191,8 @@ def plant_in(target: Path, sign: Planted) -> None:
     if target.suffix == ".npz":
         with np.load(target) as arrays:
             names = arrays.files
+        if not names:
+            raise Absent("there is no array in it")
         content = io.BytesIO()
         np.savez(content, **dict.fromkeys(names, np.array([sign], object)))
         target.write_bytes(content.getvalue())
@@ -264,7 +266,7 @@ def plant_state(scene: Scene, folders: tuple[str, ...]) -> None:
     scene.lay(reference)
     for folder in folders:
         children.remove(scene.run / "analysis" / folder)
-    killed = scene.do(scene.analysis(), children.kill_at_name("os.remove", SAVED))
+    killed = scene.do(scene.analysis(), children.kill_at_name("os.remove", SAVED, position=2))
     targets = [path for path in (scene.run / "analysis").rglob(".*.state.npz") if not path.name.startswith("..")]
     if killed.code != -signal.SIGKILL or not targets:
         raise Missed("no state was there")

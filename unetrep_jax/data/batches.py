@@ -173,7 +173,7 @@ def batches(
 
 def _check(images: int, batch_size: int, seed: int, process_count: int) -> None:
     if not 1 <= batch_size <= images:
-        raise InputError(f"batch_size={batch_size} does not lie between 1 and the number of training images, {images}.")
+        raise InputError(f"train.batch_size must lie between 1 and the number of training images, {images}; got {batch_size}.")
     if batch_size % process_count:
         raise InputError(f"batch_size={batch_size} is not divisible by {process_count} processes: use a multiple.")
     if not 0 <= seed < 2**32:
