@@ -240,6 +240,11 @@ def test_an_array_is_mapped_in_place(array, tmp_path, settings):
     assert not (tmp_path / "cache").exists()
 
 
+def test_what_the_system_says_of_an_array_is_said_with_the_setting(array, settings):
+    with pytest.raises(OSError, match=r"data\.train_labels: File name too long: '\({300}'"):
+        load_array(settings, array[0], 300 * "(")
+
+
 def test_a_grey_array_may_leave_out_its_channel(tmp_path, settings):
     pixels = np.arange(2 * SIZE * SIZE, dtype=np.uint8).reshape(2, SIZE, SIZE)
     np.save(tmp_path / "grey.npy", pixels)

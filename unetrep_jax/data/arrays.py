@@ -59,8 +59,8 @@ def _map(path: str, setting: str) -> np.ndarray:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{setting}={path!r} is not there: give a .npy file.") from error
     except UNREADABLE as error:
-        if is_refused(error):
-            raise
+        if is_refused(error):  # by the system, which knows no settings
+            raise OSError(error.errno, f"{setting}: {error.strerror}", path) from error
         what = "is not a readable .npy array of numbers, or is cut short: save it again, or name another."
         raise InputError(f"{setting}={path!r} {what}") from error
     if not isinstance(found, np.ndarray):
