@@ -156,6 +156,9 @@ CASES = {
     "no level for the probe": analyze(
         "--ckpt", "{run}", "--config.analysis.probe_sigmas=()", says=("analysis.probe_sigmas needs one or more of analysis.sigmas",)
     ),
+    "more images at once than memory holds": analyze(
+        "--ckpt", "{run}", "--config.analysis.batch_size=8000000", says=("analysis.batch_size must be 65,536 or less; got 8000000",)
+    ),
     "level not in the grid": analyze("--ckpt", "{run}", "--config.analysis.sigma=7", says=("analysis.sigma = 7",)),
     "no noise at all": analyze(
         "--ckpt", "{run}", "--config.analysis.sigmas=(0,)", "--config.analysis.sigma=0",

@@ -13,6 +13,7 @@ from unetrep_jax.stages import embedding, reconstructing, sampled
 from unetrep_jax.stages.context import spread
 from unetrep_jax.storage import InputError
 
+MOST_AT_ONCE = 2**16  # images; batches are filled up to their size, and beyond, no memory holds what a network makes of them
 # Setting -> the least that it may be.
 LEAST = {
     "batch_size": 1, "draws": 1, "cluster_seeds": 1, "cluster_runs": 1, "untrained_images": 1, "first_images": 1,
@@ -40,6 +41,8 @@ def usable_settings(settings: Any) -> Any:
     for key, least in LEAST.items():
         if settings[key] < least:
             raise InputError(f"analysis.{key} must be {least} or more; got {settings[key]}.")
+    if settings.batch_size > MOST_AT_ONCE:
+        raise InputError(f"analysis.batch_size must be {MOST_AT_ONCE:,} or less; got {settings.batch_size}.")
     if not settings.clusters or min(settings.clusters) < 2:
         raise InputError(f"analysis.clusters needs numbers of 2 or more; got {tuple(settings.clusters)}.")
     formats = settings.figure_formats
