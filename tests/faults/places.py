@@ -1,13 +1,12 @@
-"""Odd places: paths of any letters, links, data that is slow or goes away."""
+"""Odd places: paths of any letters, links, data that is slow."""
 
-import random
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from faults import children, same
-from faults.attack import Missed, require, require_ended_well, require_one_line
+from faults import same
+from faults.attack import require, require_ended_well, require_one_line
 from faults.preparation import Preparation
 from faults.scene import SHORT, Scene
 
@@ -77,27 +76,4 @@ def slow_data(scene: Scene) -> None:
 
     result = preparation.start(slow).wait()
     require_ended_well(result)
-    same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")
-
-
-def vanishing_data(scene: Scene, chance: random.Random) -> None:
-    """The folder of pictures is gone at a random moment of their decoding; when it is back, the same command goes on."""
-    reference = Preparation(scene).reference()
-    scene.clear()
-    pictures, away = scene.folder / "pictures", scene.folder / "pictures.away"
-    moment = chance.randint(1, max(1, reference.writes // 2))
-
-    def unplug() -> None:
-        children.on_write(scene.arena, lambda count, _: pictures.rename(away) if count == moment else None)
-
-    try:
-        result = Preparation(scene, pictures).start(unplug).wait()
-    finally:
-        hit = away.exists()
-        if hit:
-            away.rename(pictures)
-    if not hit or result.code == 0:
-        raise Missed("it had ended before")
-    require_one_line(result, "train.py", str(pictures))
-    require_ended_well(Preparation(scene).start().wait())
     same.require_same(same.folder_content(scene.arena), reference.content, "the decoded images")
