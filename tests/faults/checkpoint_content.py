@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from faults import same
+
 
 def training_state(clip_norm: float = 0.0):
     """Shapes of what a checkpoint of the small network holds beside the parameters; clipping adds a part to the optimiser."""
@@ -79,7 +81,7 @@ def spoil(checkpoint: Path, where: str, value: float, chance: random.Random) -> 
 def not_finite(run: Path) -> list[str]:
     """All arrays, of any checkpoint of a run, that hold what is no number, as Orbax alone reads them."""
     found = []
-    folders = [folder for series in ("last", "best", "milestones") for folder in (run / series).glob("[0-9]*")]
+    folders = [folder for series in same.SERIES for folder in (run / series).glob("[0-9]*")]
     for folder in sorted(folder for folder in folders if folder.name.isdecimal()):
         items = [name for name in ("params", "averaged", "train") if (folder / name).is_dir()]
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:

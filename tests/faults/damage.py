@@ -128,11 +128,17 @@ def cache_files(scene: Scene) -> list[tuple[Path, Harm]]:
     return pairs(scene.arena, f"{scene.seed} cache")
 
 
-def named(result: children.Result, path: Path) -> bool:
-    """Whether a message names the file, or the checkpoint that it belongs to."""
-    folder = "/".join(path.parts[:2]) if path.parts[0] in ("last", "best", "milestones") else path.parts[0]
-    told = result.err + result.out
-    return f"/{folder}" in told or str(path) in told
+def harmed(root: Path, whole: Path) -> list[Path]:
+    """Paths, below a run's folder, of the files that are not as in the whole one: of two that were exchanged, both."""
+    return [
+        path for path in files_of(whole) if not (root / path).exists() or (root / path).read_bytes() != (whole / path).read_bytes()
+    ]
+
+
+def named(result: children.Result, paths: list[Path]) -> bool:
+    """Whether a message names one of the files, or the checkpoint that it belongs to."""
+    names = ["/".join(path.parts[:2] if path.parts[0] in same.SERIES else path.parts[:1]) for path in paths]
+    return any(f"/{name}" in result.err + result.out for name in names)
 
 
 def damage_run(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> None:
@@ -140,6 +146,7 @@ def damage_run(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> N
     reference = scene.trained()
     scene.lay(reference)
     harm(scene.run / path, scene.run, chance)
+    hurt = harmed(scene.run, reference.folder / "run")
     result = scene.do(scene.training())
     require_no_traceback(result)
     if path.name == "config.json" and result.code == 2:  # a setting that now reads as another one
@@ -151,7 +158,7 @@ def damage_run(scene: Scene, path: Path, harm: Harm, chance: random.Random) -> N
     expected = {name: reference.content[name] for name in newest}
     if content != reference.content:
         told = result._replace(out="")
-        require(named(told, path), f"changed in silence: {same.difference(content, reference.content)}; {result.err!r}")
+        require(named(told, hurt), f"changed in silence: {same.difference(content, reference.content)}; {result.err!r}")
     if path.name == "metrics.jsonl":  # what was lost of it is lost, and said
         newest.pop("metrics.jsonl"), expected.pop("metrics.jsonl")
     same.require_same(newest, expected, "the end of the run")
@@ -162,16 +169,17 @@ def damage_analysed_run(scene: Scene, path: Path, harm: Harm, chance: random.Ran
     reference = scene.described()
     scene.lay_trained()
     harm(scene.run / path, scene.run, chance)
+    hurt = harmed(scene.run, scene.trained().folder / "run")
     result = scene.do(scene.describing())
     require_no_traceback(result)
     if result.code == 2:
-        require(len(result.err.splitlines()) == 1 and named(result, path), f"refused without its name: {result.err[-600:]}")
+        require(len(result.err.splitlines()) == 1 and named(result, hurt), f"refused without its name: {result.err[-600:]}")
         require("though its checksums fit" not in result.err, f"not compared with its checksums: {result.err[-600:]}")
         return
     require_ended_well(result)
     if (content := same.analysis_content(scene.run)) != reference.content:
         what = f"another report in silence: {same.difference(content, reference.content)}; {result.err[-600:]!r}"
-        require(named(result, path) and "damaged" in result.err + result.out, what)
+        require(named(result, hurt) and "damaged" in result.err + result.out, what)
 
 
 def damage_milestones(scene: Scene, harm: Harm, chance: random.Random, *, every: bool) -> None:

@@ -218,7 +218,7 @@ def require_whole_names(folder: Path) -> None:
     stages = {folder / "run" / "analysis" / name for name in STAGES}
     final = [path for path in sorted(folder.rglob("*")) if not HIDDEN.search(str(path.relative_to(folder)))]
     for path in final:
-        if path.is_dir() and path.parent.name in SERIES and path.name.isdecimal():
+        if path.is_dir() and path.parent.name in same.SERIES and path.name.isdecimal():
             require_as_recorded(path, "manifest.json", lambda record: record)
         elif path.is_dir() and (path in stages or any(path.glob("*.npy")) or (path / "complete.json").exists()):
             require_as_recorded(path, "complete.json", lambda record: record["sha256"])
@@ -244,7 +244,6 @@ def require_page(path: Path) -> None:
 
 # What tells that a single file is whole, by how its name ends. The log of a run is cut when the run goes on.
 READERS = {".json": lambda path: json.loads(path.read_text()), ".npz": np.load, ".html": require_page}
-SERIES = ("last", "best", "milestones")
 HIDDEN = re.compile(r"(^|/)\.|\.damaged(/|$)")  # what has no final name, or was set aside
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from faults import children
 from faults.attack import Broken
 
+SERIES = ("last", "best", "milestones")  # of checkpoints
 LASTING = (".lock", ".figures.json")  # hidden files that belong there
 # What is written before it gets its name, and what was set aside: ours, and as Orbax and others call theirs.
 PASSING = re.compile(r"^\.|^progress\.json$|\.(tmp|temp|partial|damaged|removing|old)$|orbax-checkpoint-tmp")
