@@ -27,7 +27,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--only", nargs="+", choices=CATEGORIES, default=CATEGORIES, metavar="CATEGORY", help=", ".join(CATEGORIES)
     )
     parser.add_argument("--seed", type=int, default=0, help="draws moments, files and values")
-    parser.add_argument("--case", type=int, help="only the attack of this number; --only names its category")
+    parser.add_argument(
+        "--case", type=int, nargs="+", metavar="N", help="only the attacks of these numbers; --only names their category"
+    )
     parser.add_argument(
         "--folder", type=Path, help="where to work; what was made there stays, and the same campaign goes on where it was stopped"
     )
@@ -62,7 +64,7 @@ def numbered(given: argparse.Namespace, scene) -> Iterator[tuple[str, int, objec
     """(category, number, attack) of all that are asked for; nothing is made yet."""
     for category in given.only:
         for number, one in enumerate(importlib.import_module(f"faults.{category}").attacks(scene)):
-            if given.case in (None, number):
+            if not given.case or number in given.case:
                 yield category, number, one
 
 
@@ -73,7 +75,7 @@ def campaign(given: argparse.Namespace, folder: Path) -> int:
     from faults.scene import Scene
 
     file, made_by = recorded(given, folder)
-    if given.case is not None:  # it is made whenever it is asked for
+    if given.case:  # they are made whenever they are asked for
         file.unlink(missing_ok=True)
     record = Record(file, made_by)
     if record.known:
@@ -98,7 +100,7 @@ def recorded(given: argparse.Namespace, folder: Path) -> tuple[Path, str]:
     """Where a campaign notes how its attacks end, and what names it there."""
     from faults import record
 
-    name = f"outcomes {given.seed}{' long' if given.long else ''}{'' if given.case is None else ' one'}.jsonl"
+    name = f"outcomes {given.seed}{' long' if given.long else ''}{' some' if given.case else ''}.jsonl"
     return folder / name, record.identity([given.seed, given.long, given.other_python])
 
 
@@ -118,7 +120,7 @@ def report(given: argparse.Namespace, known: dict[tuple[str, int], Any], stopped
         given.write.write_text(text + "\n")
     bad = [(category, one) for category, one in outcomes if one.ended in ("failed", "missed")]
     wrong = [table.failure(category, one, given.seed, given.long) for category, one in bad]
-    if given.long and "kills" in given.only and given.case is None and not stopped:
+    if given.long and "kills" in given.only and not given.case and not stopped:
         wrong += kills.unmet({what for category, one in outcomes if category == "kills" for what in one.hit})
     for line in wrong:
         tell(line)

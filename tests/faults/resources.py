@@ -35,7 +35,7 @@ from faults.preparation import Preparation
 from faults.scene import Scene
 
 FULL_AT = {"training": (4, 60), "analysis": (4, 25)}  # so many moments, spread over all file operations
-DECODING = 100  # which is tried at every one of them, and has fewer
+DECODING = 150  # which is tried at every one of them, and has fewer
 FULL = "one line, nothing half-written; with space again the same command goes on to bit for bit the same"
 LINE = "one line; nothing is written"
 SAME = "the same numbers, bit for bit"
