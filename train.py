@@ -160,9 +160,10 @@ def tell(text: str) -> None:
 
 
 def check_folder(config: Any, workdir: Path, fresh: bool, say: Callable[[str], None] = tell) -> None:
-    """Refuses a run folder that holds something else, or a run that this one cannot continue."""
+    """Refuses a run folder that checkpoints cannot lie in, that holds something else, or a run that this one cannot continue."""
     from unetrep_jax import checkpoints
 
+    checkpoints.usable(workdir)
     if not any((workdir / name).exists() for name in RUN_FILES):
         return
     before = settings_of(workdir, say)

@@ -614,6 +614,20 @@ def test_a_path_that_is_no_run_is_refused(tmp_path):
     assert_refused("is no run", lambda: checkpoints.load_denoiser(tmp_path))
 
 
+def test_a_path_with_a_backslash_which_arrays_would_be_written_beside_is_refused(run, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "back\\slash")
+    assert_refused("has a backslash", lambda: checkpoints.Series(moved / "last", keep=2))
+    assert_refused("has a backslash", lambda: checkpoints.restore(moved / "last", like=make_train(0)))
+    assert_refused("has a backslash", lambda: checkpoints.load_denoiser(moved))
+    assert_refused("has a backslash", lambda: checkpoints.export(run, tmp_path / "small\\"))
+    assert_refused("has a backslash", lambda: checkpoints.keep_parameters(tmp_path / "\\", 1, params=make_params(1), config=CONFIG))
+    (tmp_path / "plain").symlink_to(moved)
+    assert_refused("has a backslash", lambda: checkpoints.load_denoiser(tmp_path / "plain"))
+    (tmp_path / "link\\ed").symlink_to(run)
+    checkpoints.load_denoiser(tmp_path / "link\\ed")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back\\slash", "link\\ed", "plain", "run"]
+
+
 def test_a_run_that_has_not_saved_yet_holds_nothing_complete(tmp_path):
     checkpoints.Series(tmp_path / "last", keep=2).close()
     for path in (tmp_path, tmp_path / "last"):

@@ -92,6 +92,9 @@ CASES = {
     "levels without end": changed("evaluate.levels", "1,000", evaluate__levels=10**14),
     "crops without end": changed("data.train_crops", "10,000,000", data__source="photographs", data__train_crops=10**12),
     "devices without end": changed("devices.cpu_devices", "256", devices__cpu_devices=10**7),
+    "run folder with a backslash": train(
+        "--config", DEFAULT, "--workdir", "runs/back\\slash", says=("runs/back\\slash has a backslash", "use a folder without one")
+    ),
     "empty run folder": train("--config", DEFAULT, "--workdir=", says=("--workdir is empty",)),
     "no steps": changed("train.epochs must be positive", "got 0", train__epochs=0),
     "endless": changed("train.epochs", "inf", train__epochs="1e999"),

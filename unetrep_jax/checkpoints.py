@@ -125,11 +125,12 @@ class Series:
           say: is told about checkpoints that are set aside.
 
         Raises:
-          InputError: `keep` is too small, or the folder holds checkpoints of another program (they are not touched).
+          InputError: `keep` is too small, the path has a backslash, or the folder holds checkpoints of another program (they are
+            not touched).
         """
         if keep < 2:
             raise InputError(f"A series must keep 2 checkpoints or more, in case one is damaged; got {keep}.")
-        self.folder, self.keep = Path(folder).resolve(), keep
+        self.folder, self.keep = usable(folder), keep
         self._under_way: tuple[Path, ocp.AsyncCheckpointer] | None = None
         damaged = [(path, reason) for path in step_folders(self.folder) if (reason := _damage(path))]
         _barrier(f"read {self.folder}")
@@ -209,6 +210,18 @@ class Series:
             _remove(*others[: max(0, len(others) + 1 - self.keep)])
 
 
+def usable(folder: Path | str) -> Path:
+    """The absolute path of a folder for checkpoints.
+
+    Raises:
+      InputError: it has a backslash, which TensorStore takes for a slash: the arrays of a checkpoint would lie elsewhere.
+    """
+    found = Path(folder).resolve()
+    if "\\" in str(found):
+        raise InputError(f"{found} has a backslash, which what writes the arrays takes for a slash; use a folder without one.")
+    return found
+
+
 def steps(series: Path | str) -> list[int]:
     """Steps of a series' complete checkpoints, in order; none for a folder that does not exist."""
     return [int(path.name) for path in step_folders(Path(series)) if is_sealed(path)]
@@ -229,8 +242,8 @@ def restore(series: Path | str, *, like: PyTree, step: int | None = None, say: S
       say: is told about damaged checkpoints that are passed over.
 
     Raises:
-      InputError: no such step, nothing intact, another program's checkpoints, numbers that are none, or a training state unlike
-        `like`.
+      InputError: no such step, nothing intact, another program's checkpoints, a backslash in the path, numbers that are none, or
+        a training state unlike `like`.
     """
     folder = _select(Path(series), step, say)
     if not (folder / "train").is_dir():
@@ -254,7 +267,7 @@ def open_checkpoint(path: Path | str, step: int | None = None, weights: str | No
       say: is told which step and parameters were taken, and about damaged checkpoints that were passed over.
 
     Raises:
-      InputError: `path` is no run, holds nothing complete or is from another program; no such step or weights.
+      InputError: `path` is no run, has a backslash, holds nothing complete or is from another program; no such step or weights.
     """
     folder = _select(Path(path), step, say)
     held = [name for name in WEIGHTS if (folder / name).is_dir()]
@@ -316,10 +329,10 @@ def export(
       dtype: "float32", or "bfloat16": half the size, each parameter rounded to 8 bits of precision. Either opens as float32.
 
     Raises:
-      InputError: `out` exists, another dtype, or as `open_checkpoint`.
+      InputError: `out` exists or has a backslash, another dtype, or as `open_checkpoint`.
       OSError: it could not be written.
     """
-    out = Path(out).resolve()
+    out = usable(out)
     if out.exists():
         raise InputError(f"{out} exists, and export overwrites nothing: give another name, or remove it first.")
     if dtype not in DTYPES:
@@ -337,11 +350,12 @@ def keep_parameters(folder: Path | str, step: int, *, params: PyTree, averaged: 
       step, params, averaged, config: as in `Series.save`.
 
     Raises:
+      InputError: the path has a backslash.
       OSError: it could not be written.
     """
     if jax.process_index() != 0:
         return
-    folder = Path(folder).resolve()
+    folder = usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove(*folder.glob(".[0-9]*"))
     if not (folder / str(step)).exists():
@@ -378,6 +392,7 @@ def _candidates(path: Path) -> list[Path]:
     """The checkpoints at a path, in order of preference: a run's, a series', or the path itself."""
     if not path.is_dir():
         raise InputError(f"{path} is no folder; give a run that train.py wrote, one of its series, or one checkpoint.")
+    usable(path)
     series = [path / name for name in SERIES if (path / name).is_dir()] or [path]
     found = [folder for each in series for folder in reversed(step_folders(each))]
     if found or series != [path] or path.name in SERIES:

@@ -12,7 +12,7 @@ from faults.scene import SHORT, Scene
 
 PATHS = (
     "a b/c  d", "日本語/данные", "ünï/çødé", "quote'\"s", "dollar$HOME/star*", "-dash/--workdir", "percent%s{}", "dot./..dots",
-    "new\nline", "semi;colon&and", "tab\there", "x" * 200, "/".join(["deep"] * 40), "emoji 🙂", "back\\slash", "#hash/~tilde",
+    "new\nline", "semi;colon&and", "tab\there", "x" * 200, "/".join(["deep"] * 40), "emoji 🙂", "what?[0]|x", "#hash/~tilde",
 )  # fmt: skip
 
 
@@ -20,6 +20,13 @@ def too_long(scene: Scene) -> None:
     """Longer than any file system's names."""
     scene.clear()
     require_one_line(scene.do(scene.training(scene.arena / ("x" * 300))), "train.py", "too long")
+    require(not any(scene.arena.iterdir()), "something was written")
+
+
+def backslash(scene: Scene) -> None:
+    """In the path of the run folder; checkpoints would lie elsewhere."""
+    scene.clear()
+    require_one_line(scene.do(scene.training(scene.arena / "back\\slash")), "train.py", "backslash")
     require(not any(scene.arena.iterdir()), "something was written")
 
 
