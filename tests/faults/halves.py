@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from faults import children, same
+from faults import children, kills, same
 from faults.attack import Missed, about, require, require_ended_well, require_no_traceback
 from faults.harms import HARMS, Harm, files_of
 from faults.preparation import Preparation
@@ -48,7 +48,9 @@ def damage_half_analysis(scene: Scene, chance: random.Random) -> None:
     """Killed right before a record is renewed; what is there by then is damaged."""
     reference = scene.analysed()
     scene.lay_trained()
-    moment = children.kill_at_name("os.rename", chance.choice([RECORD, STATE]), chance.randint(2, 8))
+    states = len(kills.named(reference.operations, kills.STATE))  # which are kept a few times only, records at every batch
+    name, last = chance.choice([(RECORD, 8), (STATE, states)])
+    moment = children.kill_at_name("os.rename", name, chance.randint(2, last))
 
     def check():
         same.require_same(same.analysis_content(scene.run), reference.content, "the analysis")
