@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
@@ -614,18 +615,20 @@ def test_a_path_that_is_no_run_is_refused(tmp_path):
     assert_refused("is no run", lambda: checkpoints.load_denoiser(tmp_path))
 
 
-def test_a_path_with_a_backslash_which_arrays_would_be_written_beside_is_refused(run, tmp_path):
-    moved = shutil.copytree(run, tmp_path / "back\\slash")
-    assert_refused("has a backslash", lambda: checkpoints.Series(moved / "last", keep=2))
-    assert_refused("has a backslash", lambda: checkpoints.restore(moved / "last", like=make_train(0)))
-    assert_refused("has a backslash", lambda: checkpoints.load_denoiser(moved))
-    assert_refused("has a backslash", lambda: checkpoints.export(run, tmp_path / "small\\"))
-    assert_refused("has a backslash", lambda: checkpoints.keep_parameters(tmp_path / "\\", 1, params=make_params(1), config=CONFIG))
+@pytest.mark.parametrize("odd", ["*", "?", "[", "\\", "\udc80"])
+def test_a_path_that_orbax_or_tensorstore_would_read_as_another_is_refused(run, tmp_path, odd):
+    moved = shutil.copytree(run, tmp_path / f"mo{odd}ved")
+    wrong = re.escape(f"has {'?' if odd > '~' else odd} in it")
+    assert_refused(wrong, lambda: checkpoints.Series(moved / "last", keep=2))
+    assert_refused(wrong, lambda: checkpoints.restore(moved / "last", like=make_train(0)))
+    assert_refused(wrong, lambda: checkpoints.load_denoiser(moved))
+    assert_refused(wrong, lambda: checkpoints.export(run, tmp_path / f"small{odd}"))
+    assert_refused(wrong, lambda: checkpoints.keep_parameters(tmp_path / odd, 1, params=make_params(1), config=CONFIG))
     (tmp_path / "plain").symlink_to(moved)
-    assert_refused("has a backslash", lambda: checkpoints.load_denoiser(tmp_path / "plain"))
-    (tmp_path / "link\\ed").symlink_to(run)
-    checkpoints.load_denoiser(tmp_path / "link\\ed")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["back\\slash", "link\\ed", "plain", "run"]
+    assert_refused(wrong, lambda: checkpoints.load_denoiser(tmp_path / "plain"))
+    (tmp_path / f"link{odd}ed").symlink_to(run)
+    checkpoints.load_denoiser(tmp_path / f"link{odd}ed")
+    assert {path.name for path in tmp_path.iterdir()} == {f"mo{odd}ved", f"link{odd}ed", "plain", "run"}
 
 
 def test_a_run_that_has_not_saved_yet_holds_nothing_complete(tmp_path):

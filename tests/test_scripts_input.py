@@ -93,7 +93,13 @@ CASES = {
     "crops without end": changed("data.train_crops", "10,000,000", data__source="photographs", data__train_crops=10**12),
     "devices without end": changed("devices.cpu_devices", "256", devices__cpu_devices=10**7),
     "run folder with a backslash": train(
-        "--config", DEFAULT, "--workdir", "runs/back\\slash", says=("runs/back\\slash has a backslash", "use a folder without one")
+        "--config", DEFAULT, "--workdir", "runs/back\\slash", says=("runs/back\\slash has \\ in it", "without * ? [ \\")
+    ),
+    "run folder that is a pattern": train(
+        "--config", DEFAULT, "--workdir", "runs/lr[1e-3]", says=("runs/lr[1e-3] has [ in it", "without * ? [ \\")
+    ),
+    "run folder that is no text": train(
+        "--config", DEFAULT, "--workdir", "runs/\udc80", says=("runs/? has ? in it", "without * ? [ \\ and what is no text")
     ),
     "empty run folder": train("--config", DEFAULT, "--workdir=", says=("--workdir is empty",)),
     "no steps": changed("train.epochs must be positive", "got 0", train__epochs=0),

@@ -125,7 +125,7 @@ class Series:
           say: is told about checkpoints that are set aside.
 
         Raises:
-          InputError: `keep` is too small, the path has a backslash, or the folder holds checkpoints of another program (they are
+          InputError: `keep` is too small, the path is not `usable`, or the folder holds checkpoints of another program (they are
             not touched).
         """
         if keep < 2:
@@ -214,11 +214,15 @@ def usable(folder: Path | str) -> Path:
     """The absolute path of a folder for checkpoints.
 
     Raises:
-      InputError: it has a backslash, which TensorStore takes for a slash: the arrays of a checkpoint would lie elsewhere.
+      InputError: it has one of `* ? [`, by which Orbax would look for its files as by a pattern, or a backslash, which TensorStore
+        takes for a slash, or bytes that are no UTF-8: the arrays of a checkpoint would lie elsewhere, or not be found.
     """
     found = Path(folder).resolve()
-    if "\\" in str(found):
-        raise InputError(f"{found} has a backslash, which what writes the arrays takes for a slash; use a folder without one.")
+    text = str(found).encode(errors="replace").decode()  # what is no UTF-8 becomes a question mark
+    if wrong := next((character for character in text if character in "*?[\\"), None):
+        raise InputError(
+            f"{text} has {wrong} in it, with which checkpoints would get lost; use a folder without * ? [ \\ and what is no text."
+        )
     return found
 
 
@@ -242,8 +246,8 @@ def restore(series: Path | str, *, like: PyTree, step: int | None = None, say: S
       say: is told about damaged checkpoints that are passed over.
 
     Raises:
-      InputError: no such step, nothing intact, another program's checkpoints, a backslash in the path, numbers that are none, or
-        a training state unlike `like`.
+      InputError: no such step, nothing intact, another program's checkpoints, a path that is not `usable`, numbers that are none,
+        or a training state unlike `like`.
     """
     folder = _select(Path(series), step, say)
     if not (folder / "train").is_dir():
@@ -267,7 +271,7 @@ def open_checkpoint(path: Path | str, step: int | None = None, weights: str | No
       say: is told which step and parameters were taken, and about damaged checkpoints that were passed over.
 
     Raises:
-      InputError: `path` is no run, has a backslash, holds nothing complete or is from another program; no such step or weights.
+      InputError: `path` is no run or not `usable`, holds nothing complete or is from another program; no such step or weights.
     """
     folder = _select(Path(path), step, say)
     held = [name for name in WEIGHTS if (folder / name).is_dir()]
@@ -329,7 +333,7 @@ def export(
       dtype: "float32", or "bfloat16": half the size, each parameter rounded to 8 bits of precision. Either opens as float32.
 
     Raises:
-      InputError: `out` exists or has a backslash, another dtype, or as `open_checkpoint`.
+      InputError: `out` exists or is not `usable`, another dtype, or as `open_checkpoint`.
       OSError: it could not be written.
     """
     out = usable(out)
@@ -350,7 +354,7 @@ def keep_parameters(folder: Path | str, step: int, *, params: PyTree, averaged: 
       step, params, averaged, config: as in `Series.save`.
 
     Raises:
-      InputError: the path has a backslash.
+      InputError: the path is not `usable`.
       OSError: it could not be written.
     """
     if jax.process_index() != 0:

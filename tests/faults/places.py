@@ -11,9 +11,11 @@ from faults.preparation import Preparation
 from faults.scene import SHORT, Scene
 
 PATHS = (
-    "a b/c  d", "日本語/данные", "ünï/çødé", "quote'\"s", "dollar$HOME/star*", "-dash/--workdir", "percent%s{}", "dot./..dots",
-    "new\nline", "semi;colon&and", "tab\there", "x" * 200, "/".join(["deep"] * 40), "emoji 🙂", "what?[0]|x", "#hash/~tilde",
+    "a b/c  d", "日本語/данные", "ünï/çødé", "quote'\"s", "dollar$HOME/set=on", "-dash/--workdir", "percent%s{}", "dot./..dots",
+    "new\nline", "semi;colon&and", "tab\there", "x" * 200, "/".join(["deep"] * 40), "emoji 🙂", "pipe|{a,b}<c>", "#hash/~tilde",
 )  # fmt: skip
+
+UNUSABLE = ("\\", "[0]", "*", "?")  # a part of a path which Orbax or TensorStore would read as another's
 
 
 def too_long(scene: Scene) -> None:
@@ -23,10 +25,10 @@ def too_long(scene: Scene) -> None:
     require(not any(scene.arena.iterdir()), "something was written")
 
 
-def backslash(scene: Scene) -> None:
-    """In the path of the run folder; checkpoints would lie elsewhere."""
+def unusable(scene: Scene, odd: str) -> None:
+    """In the path of the run folder; checkpoints would lie elsewhere, or not be found."""
     scene.clear()
-    require_one_line(scene.do(scene.training(scene.arena / "back\\slash")), "train.py", "backslash")
+    require_one_line(scene.do(scene.training(scene.arena / f"run{odd}")), "train.py", f"run{odd} has")
     require(not any(scene.arena.iterdir()), "something was written")
 
 

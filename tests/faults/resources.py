@@ -63,7 +63,8 @@ def attacks(scene: Scene) -> Iterator[Attack]:
         yield Attack("a read-only file system", LINE, what, lambda chance, what=what: read_only(scene, what))
         yield Attack("a folder without permission", LINE, what, lambda chance, what=what: no_permission(scene, what))
     yield Attack("a path that is too long", LINE, "train.py", lambda chance: places.too_long(scene))
-    yield Attack("a path with a backslash", LINE, "train.py", lambda chance: places.backslash(scene))
+    for odd in places.UNUSABLE:
+        yield Attack("paths for no checkpoint", LINE, repr(odd), lambda chance, odd=odd: places.unusable(scene, odd))
     for path in places.PATHS if scene.long else places.PATHS[:3]:
         yield Attack("odd paths", SAME, repr(path[:20]), lambda chance, path=path: places.odd_path(scene, path))
     yield Attack("symbolic links", SAME, "run folder and images", lambda chance: places.links(scene))
