@@ -24,7 +24,7 @@ PATHS = ("../../../escaped", "/escaped", "a/../../escaped", "..", ".", "", "a/b"
 # What each of MARKUP would be, had it become markup: in HTML and SVG, and in Markdown, where a backslash is enough.
 ALIVE = re.compile(r"<script>alert|<img src=x|</script><b>|<svg onload|(?<!&amp;)(?<!\\&amp;)&lt;(\"|&quot;|&#34;)")
 ALIVE_IN_MARKDOWN = re.compile(r"(?<!\\)<(script|img|/script|b>|svg)|(?<!\\)&lt;")
-RUNS = (f"weird <img src=x onerror=alert(1)> {ATTRIBUTE}", "x</script><b>", "`code` **b** [x](y)")  # the second is two folders
+RUNS = (f"weird <img src=x onerror=alert(1)> {ATTRIBUTE}", "x</script><b>", "`code` __b__ x](y)")  # the second is two folders
 
 
 def names(scene: Scene, chance: random.Random) -> None:
