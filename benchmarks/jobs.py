@@ -9,7 +9,7 @@ import counts
 import numpy as np
 import parts
 
-SHIPPED, ONE = "as shipped", "one device"
+SHIPPED, ONE, TWO = "as shipped", "one device", "2 devices"
 EAGER = ("eager", "channels_last", "compiled")
 FROZEN = (*EAGER, "compiled, frozen")  # where nothing is differentiated
 WHOLE = ("channels_last", "compiled, frozen")  # of whole runs
@@ -50,7 +50,7 @@ class Job(NamedTuple):
     per: tuple[str, ...]
     bounds: dict[str, float]
     defaults: Mapping[str, Any] = MappingProxyType({})
-    ours: tuple[str, ...] = (SHIPPED, ONE)
+    ours: tuple[str, ...] = (SHIPPED, ONE, TWO)
     theirs: tuple[str, ...] = EAGER
     network: bool = True
     goal: float | None = None

@@ -2,12 +2,12 @@
 
     python benchmarks/ours.py FD
 
-Two forms: "one device", plain `jax.jit` over one device, its arrays there already; and "as shipped", as train.py and analyze.py run
-it: `devices.parallel_step` and `devices.parallel_map` over two virtual CPU devices, or over the GPU. As shipped, arrays come from
-the host and go back there at each call.
+Forms: "one device", plain `jax.jit` over one device, its arrays there already; "as shipped", as train.py and analyze.py run it:
+`devices.parallel_step` and `devices.parallel_map`, over one CPU device or over the GPU, with arrays that come from the host and go
+back there at each call; "2 devices", the same over so many virtual CPU devices.
 
-One device has a pool of as many threads as there are cores, as PyTorch has. As shipped it has one more for each device, for a
-device that waits for the other in a sum holds one: with fewer, both would wait for ever.
+One device has a pool of as many threads as there are cores, as PyTorch has. Several have one more for each device, for a device
+that waits for the others in a sum holds one: with fewer, all would wait for ever.
 """
 
 import functools
@@ -21,13 +21,12 @@ import jax
 import jaxlib
 import numpy as np
 import serving
-from jobs import ONE, SHIPPED
+from jobs import ONE
 
 from unetrep_jax import checkpoints, devices, models
 from unetrep_jax.storage import InputError
 
-CACHE = "~/.cache/unetrep_jax/compiled"  # configs/default.py has the same, and two devices
-CPU_DEVICES = 2
+CACHE = "~/.cache/unetrep_jax/compiled"  # configs/default.py has the same, and one device
 
 
 def open_network(settings: Mapping[str, Any]) -> tuple[models.UNet, Any]:
@@ -85,14 +84,14 @@ class Network:
     def program(self, function: Callable, constants: Any = None) -> Callable:
         """`function(constants, rows) -> rows` as the form runs it; the constants are the parameters unless others are given."""
         constants = self.constants if constants is None else devices.replicate(constants, local=True)
-        if self.form == SHIPPED:
+        if self.form != ONE:
             call = devices.parallel_map(function, self.settings["batch"])
             return lambda *rows: call(constants, rows)
         return Program(jax.jit(function), constants)
 
     def put(self, rows: Any) -> Any:
-        """Rows where a call takes them from: the host for the shipped form, the device for the plain one."""
-        return rows if self.form == SHIPPED else jax.device_put(rows)
+        """Rows where a call takes them from: the device for the plain form, the host for others."""
+        return rows if self.form != ONE else jax.device_put(rows)
 
     def keys(self) -> np.ndarray:
         """Data of one random key for each image."""
@@ -106,9 +105,9 @@ class Worker(serving.Worker):
     def start(self, form: str, device: str, **distributed: Any) -> dict[str, str]:
         """Starts JAX, on as many virtual devices as a form such as "4 devices" says; says what answers."""
         self.form = form
-        count = int(form.split()[0]) if form[0].isdigit() else CPU_DEVICES if form == SHIPPED else 1
+        count = int(form.split()[0]) if form[0].isdigit() else 1
         # As `devices` does, for the cores that this process may use.
-        os.environ["NPROC"] = str(serving.cores() + (0 if form == ONE else count))
+        os.environ["NPROC"] = str(serving.cores() + (count if count > 1 or distributed else 0))
         devices.start(cpu_devices=count, compilation_cache=CACHE, **distributed)
         if device == "gpu" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
             raise InputError(f"JAX has no GPU here, only {jax.default_backend()}")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jobs import ONE
 
 from unetrep_jax import denoiser, devices, noise, reconstruction, sampling, training
 from unetrep_jax.storage import InputError
@@ -69,7 +70,7 @@ class Training(Job):
     def prepare(self):
         network, seed, batch = self.network, self.settings["seed"], self.settings["batch"]
         optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
-        is_one, how = network.form == "one device", {"seed": seed, "batch_size": batch}
+        is_one, how = network.form == ONE, {"seed": seed, "batch_size": batch}
         step = training.train_step(
             network.model, optimizer, noise.noise_levels, axis=None if is_one else devices.AXIS, **how
         )
@@ -87,7 +88,7 @@ class Training(Job):
         return metrics
 
     def program_bytes(self):
-        is_one = self.network.form == "one device"
+        is_one = self.network.form == ONE
         return bytes_of(self.step.lower(self.state, self.batch).compile()) if is_one else None
 
     def given(self):

@@ -168,7 +168,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     """Makes both, and prints."""
     arguments = parse(given)
-    devices.start(cpu_devices=ours.CPU_DEVICES, compilation_cache=ours.CACHE)
+    devices.start(compilation_cache=ours.CACHE)
     spacing = {"linear": np.linspace, "log": np.geomspace}[arguments.variant_spacing]
     variant = spacing(SIGMA_0, arguments.variant_sigma_end, arguments.variant_levels)
     own = ("matching_steps", "epsilon", "learning_rate", "draws")

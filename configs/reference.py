@@ -40,6 +40,7 @@ def get_config():
     config.train.warmup_steps = 500
     config.train.ema_decay = 0.999
     config.evaluate.every = 1000
+    config.devices.cpu_devices = 2  # as the model was trained; others give other roundings
     config.evaluate.images = 64
     config.evaluate.batch_size = 64
     config.checkpoint.every = 250

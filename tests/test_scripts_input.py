@@ -113,7 +113,9 @@ CASES = {
     "seed below 0": changed("seed=-1", "2^32", seed=-1),
     "image size that does not divide": changed("data.image_size=13", "2", "12 or 14", data__image_size=13),
     "two channels": changed("data.image_channels=2", "3 (colour) or 1 (grey)", data__image_channels=2),
-    "batch that does not divide": changed("train.batch_size = 9", "2 devices", "8 or 10", train__batch_size=9),
+    "batch that does not divide": changed(
+        "train.batch_size = 9", "2 devices", "8 or 10", train__batch_size=9, devices__cpu_devices=2
+    ),
     "batch larger than the set": changed("66", "64", train__batch_size=66),
     "one process of none": changed("devices.processes", devices__distributed=True, devices__coordinator="localhost:1"),
     "unknown source": changed("'tfdss'", "did you mean 'tfds'", "photographs", data__source="tfdss"),
