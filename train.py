@@ -306,19 +306,17 @@ def make_step(run: Run, optimizer: Any) -> Any:
     from unetrep_jax import devices, noise, training
 
     settings = run.config.train
-    step = training.train_step(
+    gradient = training.loss_and_gradient(
         run.model,
-        optimizer,
         functools.partial(noise.noise_levels, **run.config.noise),
         seed=run.config.seed,
         batch_size=settings.batch_size,
         weight=settings.weight,
-        ema_decay=settings.ema_decay,
         crop=settings.crop,
         flip=settings.flip,
-        axis=devices.AXIS,
     )
-    return devices.parallel_step(step)
+    update = training.update_step(optimizer, ema_decay=settings.ema_decay)
+    return devices.parallel_step(gradient, update, needs=training.params_and_step)
 
 
 class Evaluation:

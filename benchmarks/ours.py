@@ -6,8 +6,7 @@ Forms: "one device", plain `jax.jit` over one device, its arrays there already; 
 `devices.parallel_step` and `devices.parallel_map`, over one CPU device or over the GPU, with arrays that come from the host and go
 back there at each call; "2 devices", the same over so many virtual CPU devices.
 
-One device has a pool of as many threads as there are cores, as PyTorch has. Several have one more for each device, for a device
-that waits for the others in a sum holds one: with fewer, all would wait for ever.
+The pool has as many threads as there are cores, as PyTorch's; in one of several processes one more for each device.
 """
 
 import functools
@@ -107,7 +106,7 @@ class Worker(serving.Worker):
         self.form = form
         count = int(form.split()[0]) if form[0].isdigit() else 1
         # As `devices` does, for the cores that this process may use.
-        os.environ["NPROC"] = str(serving.cores() + (count if count > 1 or distributed else 0))
+        os.environ["NPROC"] = str(serving.cores() + (count if distributed else 0))
         devices.start(cpu_devices=count, compilation_cache=CACHE, **distributed)
         if device == "gpu" and jax.default_backend() not in ("gpu", "cuda", "rocm"):
             raise InputError(f"JAX has no GPU here, only {jax.default_backend()}")

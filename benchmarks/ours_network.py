@@ -71,17 +71,17 @@ class Training(Job):
         network, seed, batch = self.network, self.settings["seed"], self.settings["batch"]
         optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
         is_one, how = network.form == ONE, {"seed": seed, "batch_size": batch}
-        step = training.train_step(
-            network.model, optimizer, noise.noise_levels, axis=None if is_one else devices.AXIS, **how
-        )
         self.batch = self.inputs["images"], np.arange(batch, dtype=np.int32)
         state = devices.to_host(training.init_state(network.params, optimizer))
         network.params = None  # the state has them
         if is_one:
+            step = training.train_step(network.model, optimizer, noise.noise_levels, **how)
             self.step, self.state = jax.jit(step, donate_argnums=0), jax.device_put(state, may_alias=False)
             self.batch = jax.device_put(self.batch)
         else:
-            self.step, self.state = devices.parallel_step(step), devices.replicate(state)
+            gradient = training.loss_and_gradient(network.model, noise.noise_levels, **how)
+            step = devices.parallel_step(gradient, training.update_step(optimizer), needs=training.params_and_step)
+            self.step, self.state = step, devices.replicate(state)
 
     def run(self):
         self.state, metrics = self.step(self.state, self.batch)

@@ -6,8 +6,8 @@
 Virtual devices share the machine's cores, so with more of them than cores a step takes proportionally longer: what is measured is
 how little is lost, not how much is won. Each number of devices is a process of its own; they compute in turns, A B C C B A. Shares:
 
-    pmap     1 - (step by `jax.jit`) / (step by `jax.pmap` without a sum), on one device; with splitting and copying the batch to it
-    sum      1 - (step without the sum of the gradients) / (step)
+    pmap     1 - (gradient by `jax.jit`) / (gradient by `jax.pmap`), on one device; with splitting and copying the batch to it
+    update   1 - (gradient on every device) / (step): the gradients' sum, Adam, and the parameters' way back to the devices
     input    1 - (step) / (loop with the input pipeline)
 
 On GPUs or TPUs use train.py's own images/s on different numbers of devices.
@@ -26,7 +26,7 @@ import measuring
 import sides
 import tables
 
-PARTS = ("loop", "step", "no sum", "no pmap", "input")
+PARTS = ("loop", "step", "gradient", "no pmap", "input")
 
 
 def parse(given: list[str] | None) -> argparse.Namespace:
@@ -94,8 +94,8 @@ def table(arguments: argparse.Namespace, seconds: dict[tuple[int, str], list[flo
         row |= {"images/s, loop": tables.spread([images / each for each in loop])}
         rates = [a / (b / images) for a, b in zip(baseline, loop, strict=True)]
         row |= {f"rate against {first}": tables.spread(rates)}
-        row |= {"pmap": share_lost(seconds[1, "no pmap"], seconds[1, "no sum"])} if count == 1 else {}
-        row |= {"sum": share_lost(seconds[count, "no sum"], step), "input": share_lost(step, loop)}
+        row |= {"pmap": share_lost(seconds[1, "no pmap"], seconds[1, "gradient"])} if count == 1 else {}
+        row |= {"update": share_lost(seconds[count, "gradient"], step), "input": share_lost(step, loop)}
         rows.append(row | {"input alone, ms": tables.spread([1e3 * each for each in seconds[count, "input"]])})
     return rows
 
@@ -151,7 +151,7 @@ def main(given: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             if not arguments.processes:
-                title = "Training at constant work per device; pmap, sum, input: shares of the time; median (quartiles)"
+                title = "Training at constant work per device; pmap, update, input: shares of the time; median (quartiles)"
                 tables.show(title, table(arguments, measure(arguments, folder)))
                 return 0
             seconds = measure_processes(arguments, folder)

@@ -27,6 +27,7 @@ def get_config():
     config.train.learning_rate = 5e-3
     config.train.schedule = "cosine"
     config.train.warmup_steps = 50
+    config.devices.cpu_devices = 2  # narrow networks train faster so, on two cores 1.2 times as fast; wide ones do not
     config.evaluate.every = 1024
     config.evaluate.images = 32
     config.evaluate.batch_size = 32

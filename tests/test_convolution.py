@@ -111,11 +111,12 @@ def test_a_cpu_convolves_by_onednn_in_float32_and_in_bfloat16_where_it_can(dtype
     assert ("stablehlo.convolution" in text) is not asks
 
 
-def test_gradients_of_kernels_in_bfloat16_are_asked_of_onednn_too(monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_kernels_are_asked_of_onednn_too(dtype, monkeypatch):
     if not convolution.has_onednn(jnp.float32):
         pytest.skip("XLA's oneDNN was not tried with this jaxlib, or on such a machine")
     monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: True)
-    x, kernel = (array.astype(jnp.bfloat16) for array in draw((2, 6, 6, 3), (3, 3, 3, 4)))
+    x, kernel = (array.astype(dtype) for array in draw((2, 6, 6, 3), (3, 3, 3, 4)))
     text = jax.jit(jax.grad(lambda kernel: convolution.convolve(x, kernel).sum())).lower(kernel).as_text()
     assert "__onednn$convolution" in text and "stablehlo.convolution" not in text
 
@@ -125,31 +126,37 @@ def test_gradients_of_kernels_in_bfloat16_are_asked_of_onednn_too(monkeypatch):
     ("size", "side", "features"), [((2, 5, 7, 3), 3, 4), ((6, 8, 8, 24), 3, 24), ((7, 9, 8, 5), 5, 3), ((1, 1, 1, 8), 3, 8)]
 )
 @pytest.mark.parametrize("most", [1, 800, 10**6])
-def test_in_bfloat16_results_and_gradients_are_those_in_float32_but_for_rounding(padding, size, side, features, most, monkeypatch):
-    """However many images' changes a kernel's gradient takes at a time."""
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-5), ("bfloat16", 0.01)])
+def test_results_and_gradients_are_as_without_onednn(padding, size, side, features, most, dtype, rounding, monkeypatch):
+    """But for rounding, however many images' changes a kernel's gradient takes at a time."""
     monkeypatch.setattr(convolution, "GRADIENT_BYTES", most)
     arrays = draw(size, (side, side, size[-1], features), (*size[:3], features))
-    rounded = [array.astype(jnp.bfloat16) for array in arrays]
+    rounded = [array.astype(dtype) for array in arrays]
 
     def results(x, kernel, change):
         out, back = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, padding), x, kernel)
         return out, *back(change)
 
-    ours, theirs = jax.jit(results)(*rounded), jax.jit(results)(*(array.astype(jnp.float32) for array in rounded))
+    ours = jax.jit(results)(*rounded)
+    monkeypatch.setenv(convolution.SWITCH, "0")
+    theirs = jax.jit(lambda *arrays: results(*arrays))(*(array.astype(jnp.float32) for array in rounded))
     for one, other in zip(ours, theirs, strict=True):
-        assert one.dtype == jnp.bfloat16
-        np.testing.assert_allclose(one.astype(jnp.float32), other, atol=0.01 * np.abs(other).max())
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one.astype(jnp.float32), other, atol=rounding * np.abs(other).max())
 
 
-def test_a_vmap_of_kernels_gradients_in_bfloat16_is_that_in_float32():
-    x, kernels = (array.astype(jnp.bfloat16) for array in draw((4, 2, 6, 6, 3), (4, 3, 3, 3, 5)))
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_a_vmap_of_kernels_gradients_is_that_without_onednn(dtype, rounding, monkeypatch):
+    x, kernels = (array.astype(dtype) for array in draw((4, 2, 6, 6, 3), (4, 3, 3, 3, 5)))
 
     def gradients(x, kernels):
         by_kernel = jax.grad(lambda kernel, x: jnp.sum(convolution.convolve(x, kernel).astype(jnp.float32) ** 2))
         return jax.jit(jax.vmap(by_kernel))(kernels, x)
 
+    ours = gradients(x, kernels).astype(jnp.float32)
+    monkeypatch.setenv(convolution.SWITCH, "0")
     expected = gradients(x.astype(jnp.float32), kernels.astype(jnp.float32))
-    np.testing.assert_allclose(gradients(x, kernels).astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_allclose(ours, expected, atol=rounding * np.abs(expected).max())
 
 
 def test_other_libraries_and_machines_convolve_as_jax_does(monkeypatch):

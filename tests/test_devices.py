@@ -21,17 +21,29 @@ from unetrep_jax.programs import COMPILED
 from unetrep_jax.storage import InputError
 
 
-def test_a_step_sums_over_devices_and_keeps_the_state_an_ordinary_array():
-    def step(state, batch):
-        total = jax.lax.psum(batch.sum(), devices.AXIS)
-        return state + total, total
+def in_one_program(share, finish, needs=lambda state: state):
+    """As on other platforms than this one, and between processes."""
+    step = devices._step_of_one_program(share, finish, needs, True)
+    return lambda state, batch: step(state, devices.split(batch))
 
-    parallel = devices.parallel_step(step)
-    state = devices.replicate(np.float32(1.0))
-    state, total = parallel(state, np.arange(6, dtype=np.float32))
-    assert float(total) == 15 and float(state) == 16 and state.shape == ()
-    state, _ = parallel(state, np.arange(6, dtype=np.float32))
-    assert float(state) == 31
+
+@pytest.mark.parametrize("make", [devices.parallel_step, in_one_program])
+def test_a_step_sums_over_devices_and_keeps_the_state_an_ordinary_array(make):
+    """With state, shares and metrics that are trees, of several shapes and types."""
+
+    def share(factor, batch):
+        return {"sum": factor * batch.sum(), "rows": [batch.reshape(-1, 3).sum(0)]}
+
+    def finish(state, total):
+        return {"sum": state["sum"] + total["sum"], "factor": state["factor"], "steps": state["steps"] + 1}, total
+
+    parallel = make(share, finish, needs=lambda state: state["factor"])
+    state = devices.replicate({"sum": np.float32(1), "factor": np.float32(2), "steps": np.int32(0)})
+    batch = np.arange(6, dtype=np.float32)
+    for step in (1, 2):
+        state, total = parallel(state, batch)
+        chex.assert_trees_all_equal(devices.to_host(total), {"sum": 30.0, "rows": [np.array([3.0, 5, 7])]})
+        assert float(state["sum"]) == 1 + 30 * step and int(state["steps"]) == step and state["sum"].shape == ()
 
 
 @pytest.mark.parametrize(
@@ -54,9 +66,8 @@ def test_other_processes_that_cannot_be_are_refused(company, words):
 def test_replication_copies_so_that_donation_spares_the_source():
     source = {"a": np.ones(3, np.float32)}
     state = devices.replicate(source)
-    devices.parallel_step(lambda s, b: (jax.tree.map(lambda x: x + 1, s), jax.lax.psum(b.sum(), devices.AXIS)))(
-        state, np.ones(2)
-    )
+    step = devices.parallel_step(lambda _, batch: batch.sum(), lambda state, total: (jax.tree.map(lambda x: x + 1, state), total))
+    step(state, np.ones(2))
     np.testing.assert_array_equal(source["a"], 1)
 
 
@@ -147,9 +158,8 @@ def test_what_compiling_took_goes_back_to_the_system(how):
         return x
 
     if how == "step":
-        devices.parallel_step(lambda s, b: (s + jax.lax.psum(wound(b).sum(), devices.AXIS), s))(
-            devices.replicate(np.float32(0)), np.ones((4, 4), np.float32)
-        )
+        step = devices.parallel_step(lambda _, batch: wound(batch).sum(), lambda state, total: (state + total, state))
+        step(devices.replicate(np.float32(0)), np.ones((4, 4), np.float32))
     else:
         devices.parallel_map(lambda _, rows: wound(rows), 4)((), np.ones((4, 4), np.float32))
     after = resident()

@@ -181,7 +181,8 @@ def test_one_step_on_two_devices_equals_one_step_on_one(network, images):
     settings = {"seed": 0, "batch_size": 8, "crop": 0}
     start = devices.to_host(training.init_state(params, optimizer))
     alone, metrics = jax.jit(training.train_step(model, optimizer, LEVELS, **settings))(start, (images, INDEX))
-    spread = devices.parallel_step(training.train_step(model, optimizer, LEVELS, **settings, axis=devices.AXIS))
+    halves = training.loss_and_gradient(model, LEVELS, **settings), training.update_step(optimizer)
+    spread = devices.parallel_step(*halves, needs=training.params_and_step)
     together, metrics_together = spread(devices.replicate(start), (images, INDEX))
     assert jax.device_count() == 2
     chex.assert_trees_all_close(metrics_together, metrics, rtol=1e-5)
@@ -191,8 +192,9 @@ def test_one_step_on_two_devices_equals_one_step_on_one(network, images):
 def test_the_step_is_compiled_once(network, images):
     model, params = network
     optimizer = training.adam(lambda _: 1e-3)
-    step = training.train_step(model, optimizer, LEVELS, seed=0, batch_size=8, axis=devices.AXIS)
-    spread = devices.parallel_step(chex.assert_max_traces(n=1)(step))
+    halves = training.loss_and_gradient(model, LEVELS, seed=0, batch_size=8), training.update_step(optimizer)
+    once = (chex.assert_max_traces(n=1)(half) for half in halves)
+    spread = devices.parallel_step(*once, needs=training.params_and_step)
     state = devices.replicate(training.init_state(params, optimizer))
     losses = []
     for _ in range(3):

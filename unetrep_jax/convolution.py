@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 # Versions of jaxlib whose way of calling oneDNN was tried; XLA promises nothing about it, and one that it does not know aborts.
 ONEDNN_TRIED_IN = ("0.10.2", "0.12.0.1")
 PLATFORM = sys.platform, platform.machine()
-GRADIENT_BYTES = 800_000  # of the change that a piece of a kernel's gradient in bfloat16 is computed from
+GRADIENT_BYTES = 800_000  # of the change that a piece of a kernel's gradient is computed from
 SWITCH = "UNETREP_ONEDNN"  # environment variable; "0" leaves oneDNN out
 
 
@@ -46,27 +46,41 @@ def _forward(x, kernel, padding):
 def _backward(padding, inputs, cotangent):
     x, kernel = inputs
     to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), padding)
-    return to_x, kernel_gradient(x, kernel, cotangent, padding)
+    return to_x, kernel_gradient(x, cotangent, len(kernel), padding)
 
 
 convolve.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def kernel_gradient(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], change: Float[Array, "b h w o"], padding: str
+    x: Float[Array, "b h w i"], change: Float[Array, "b h w o"], size: int, padding: str
 ) -> Float[Array, "k k i o"]:
-    """Derivative by the kernel of sum(change convolve(x, kernel, padding)), a sum over all images and places.
+    """Derivative by the kernel of sum(change convolve(x, kernel, padding)), a sum over all images and places; k is `size`.
 
         out[a, b, i, o] = sum_{n, r, c} x[n, r + a - k // 2, c + b - k // 2, i] change[n, r, c, o]
     """
 
     def by_jax(x, change):
+        kernel = jnp.zeros((size, size, x.shape[-1], change.shape[-1]), x.dtype)
         return jax.vjp(lambda kernel: _same_size(x, kernel, padding, plain), kernel)[1](change)[0]
 
-    if x.dtype != jnp.bfloat16 or not has_onednn(x.dtype):
+    if not has_onednn(x.dtype):
         return by_jax(x, change)
-    by_onednn = functools.partial(_kernel_gradient, size=len(kernel), padding=padding)
+    by_onednn = functools.partial(_kernel_gradient, size=size, padding=padding)
     return jax.lax.platform_dependent(x, change, cpu=by_onednn, default=by_jax)
+
+
+def _forward_gradient(x, change, size, padding):
+    return kernel_gradient(x, change, size, padding), (x, change)
+
+
+def _backward_gradient(_size, padding, inputs, kernel):
+    x, change = inputs
+    return convolve(change, kernel[::-1, ::-1].swapaxes(2, 3), padding), convolve(x, kernel, padding)
+
+
+kernel_gradient.defvjp(_forward_gradient, _backward_gradient)
 
 
 def _kernel_gradient(x: Array, change: Array, size: int, padding: str) -> Array:

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -71,10 +73,10 @@ def start(
     jax.config.update("jax_num_cpu_devices", cpu_devices)
     if compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         programs.keep(Path(compilation_cache).expanduser())
-    # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for the others
-    # in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So: a thread more for each device, but for one
-    # that waits for nobody, which trains in 1.1 to 1.2 times the time with a thread more.
-    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + (cpu_devices if cpu_devices > 1 or distributed else 0)))
+    # XLA's virtual CPU devices share one pool of threads, by default as many as there are cores. A device that waits for other
+    # processes in a sum holds a thread; with none to spare they wait for ever, and XLA aborts. So those get a thread more for each
+    # device. Within a process none waits for another (`_step_of_two_programs`).
+    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + (cpu_devices if distributed else 0)))
     # It also aborts when a sum takes 40 s, as on a busy machine, or one that slept. A day is as good as never.
     flags = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
     # The kernels that XLA fuses by default train narrow networks 1.2 to 1.6 times slower than its older ones do.
@@ -223,23 +225,65 @@ def split(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:]), tree)
 
 
-def parallel_step(step: Callable, *, donate: bool = True) -> Callable:
-    """`step(state, batch) -> (state, metrics)` over all devices: replicated state, split batch, equal results everywhere.
+def parallel_step(
+    share: Callable, finish: Callable, *, needs: Callable = lambda state: state, donate: bool = True
+) -> Callable:
+    """A step over all devices: (state, batch) -> finish(state, sum over devices of share(needs(state), the device's batch)).
 
-    The old state's memory is reused for the new one, unless `donate` is False.
+    Returns `step(state, batch) -> (state, metrics)`, for states from `replicate` or from the step before. The old state's memory
+    is reused for the new one, unless `donate` is False.
+
+    Args:
+      share: (what it needs of the state, a part of the batch) -> pytree of arrays.
+      finish: (state, that tree's sum) -> (state, metrics).
+      needs: what `share` needs of a state.
     """
-    mapped = jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,) if donate else ())
+    alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
+    make = _step_of_two_programs if alone and jax.local_device_count() > 1 else _step_of_one_program
+    step = make(share, finish, needs, donate)
     is_compiled = False
 
     def call(state, batch):
         nonlocal is_compiled
-        results = mapped(state, split(batch))
+        results = step(state, split(batch))
         if not is_compiled:
             is_compiled = True
             _return_freed_memory()
         return results
 
     return call
+
+
+def _step_of_one_program(share: Callable, finish: Callable, needs: Callable, donate: bool) -> Callable:
+    def whole(state, batch):
+        vector, unravel = ravel_pytree(share(needs(state), batch))  # one sum over the devices, and not one for each array
+        return finish(state, unravel(jax.lax.psum(vector, AXIS)))
+
+    return jax.pmap(whole, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,) if donate else ())
+
+
+def _step_of_two_programs(share: Callable, finish: Callable, needs: Callable, donate: bool) -> Callable:
+    """Where devices are parts of one processor: each computes its share, and the first adds them up and finishes.
+
+    In one program a device that is ready would hold a thread while it waits for the others. Then there must be more threads than
+    cores, or none may be left to go on; XLA cuts its work into as many pieces as there are threads, and training narrow networks
+    takes 1.1 to 1.2 times as long (docs/performance.md).
+    """
+    devices = jax.local_devices()
+    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    shares = jax.pmap(share, in_axes=(None, 0))
+
+    @functools.partial(jax.jit, donate_argnums=(0,) if donate else ())
+    def add_up(state, parts):
+        return finish(state, jax.tree.map(lambda *parts: functools.reduce(jnp.add, parts)[0], *parts))
+
+    def step(state, batch):
+        state = jax.device_put(state, devices[0])  # copies nothing that is there already
+        summands = shares(jax.device_put(needs(state), everywhere), batch)
+        parts = [jax.tree.map(lambda leaf, k=k: leaf.addressable_shards[k].data, summands) for k in range(len(devices))]
+        return add_up(state, jax.device_put(parts, devices[0]))
+
+    return step
 
 
 def parallel_map(function: Callable, batch_size: int) -> Callable:

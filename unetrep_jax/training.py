@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from unetrep_jax import noise
@@ -36,6 +35,11 @@ class TrainState(NamedTuple):
     params: PyTree
     averaged: PyTree | None
     optimizer: PyTree
+
+
+def params_and_step(state: TrainState) -> tuple[PyTree, Array]:
+    """What of the state a gradient is computed from."""
+    return state.params, state.step
 
 
 class Metrics(NamedTuple):
@@ -119,45 +123,33 @@ def random_flips(keys: Key[Array, " b"], images: Array | np.ndarray) -> Array:
     return jax.vmap(flip)(keys, jnp.asarray(images))
 
 
-def train_step(
+def loss_and_gradient(
     model: Any,
-    optimizer: optax.GradientTransformation,
     levels: Callable,
     *,
     seed: int,
     batch_size: int,
     weight: str = "one",
-    ema_decay: float = 0.0,
     crop: int = 0,
     flip: bool = False,
-    axis: str | None = None,
-) -> Callable[[TrainState, tuple[Array, Array]], tuple[TrainState, Metrics]]:
-    """The pure training step: (state, (images, index)) -> (state, metrics).
+) -> Callable[[tuple[PyTree, Array], tuple[Array, Array]], tuple[Array, PyTree]]:
+    """The first half of a training step: ((params, step), (images, index)) -> (loss, gradient); sums over the images.
 
     Args:
       model: Flax module, call -> (denoised, activations).
-      optimizer: optax transformation.
       levels: uniforms [b] in [0, 1) -> noise levels [b] (see `noise.noise_levels`).
       seed: of the run. An image's noise depends on (seed, step, its index in the whole batch) alone.
       batch_size: images of the whole batch, over all devices: the loss is divided by it.
       weight: a key of `WEIGHTS`; inverse_sigma is bounded at sigma = 0.001.
-      ema_decay: 0 keeps no average; else averaged <- d averaged + (1 - d) params, d = min(ema_decay, (1 + t) / (10 + t)).
       crop: side in pixels of a random square of each image to train on; 0 trains on whole images.
       flip: exchange left and right of each image half of the times.
-      axis: name of the mapped device axis to sum gradients over; None on one device.
     """
     if weight not in WEIGHTS:
         raise InputError(f"train.weight {weight!r} is unknown. Known: {', '.join(WEIGHTS)}.")
 
-    def total(tree):
-        if axis is None:
-            return tree
-        vector, unravel = ravel_pytree(tree)  # one sum over the devices, and not one for each parameter
-        return unravel(jax.lax.psum(vector, axis))
-
-    def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
-        images, index = batch
-        keys = noise.image_keys(jax.random.fold_in(jax.random.key(seed), state.step), index)
+    def of_images(given, batch):
+        (params, number), (images, index) = given, batch
+        keys = noise.image_keys(jax.random.fold_in(jax.random.key(seed), number), index)
         images = random_crops(keys, images, crop) if crop else images
         clean = noise.to_unit(random_flips(keys, images) if flip else images)
         noisy, sigma = draw_noise(keys, clean, levels)
@@ -168,17 +160,43 @@ def train_step(
 
             return denoising_loss(denoise, clean, noisy, WEIGHTS[weight](sigma)) / batch_size
 
-        value, gradient = total(jax.value_and_grad(loss)(state.params))
+        return jax.value_and_grad(loss)(params)
+
+    return of_images
+
+
+def update_step(
+    optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
+) -> Callable[[TrainState, tuple[Array, PyTree]], tuple[TrainState, Metrics]]:
+    """The second half: (state, (loss, gradient) of the whole batch) -> (state, metrics).
+
+    Args:
+      optimizer: optax transformation.
+      ema_decay: 0 keeps no average; else averaged <- d averaged + (1 - d) params, d = min(ema_decay, (1 + t) / (10 + t)).
+    """
+
+    def update(state, summed):
+        loss, gradient = summed
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged
         if ema_decay > 0:
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             averaged = optax.incremental_update(params, averaged, 1 - decay)
-        metrics = Metrics(value, optax.tree.norm(gradient))
-        return TrainState(state.step + 1, params, averaged, optimizer_state), metrics
+        return TrainState(state.step + 1, params, averaged, optimizer_state), Metrics(loss, optax.tree.norm(gradient))
 
-    return step
+    return update
+
+
+def train_step(
+    model: Any, optimizer: optax.GradientTransformation, levels: Callable, *, ema_decay: float = 0.0, **settings: Any
+) -> Callable[[TrainState, tuple[Array, Array]], tuple[TrainState, Metrics]]:
+    """The pure training step on one device: (state, (images, index)) -> (state, metrics).
+
+    `settings` are those of `loss_and_gradient`. For several devices see `devices.parallel_step`, which takes the halves.
+    """
+    gradient, update = loss_and_gradient(model, levels, **settings), update_step(optimizer, ema_decay=ema_decay)
+    return lambda state, batch: update(state, gradient(params_and_step(state), batch))
 
 
 def psnr_step(denoise: Callable, *, seed: int) -> Callable:
