@@ -6,7 +6,7 @@
 
 Each form of each side is a process of its own; all stay alive and compute in turns, A B C C B A, never two at once, with equal
 numbers of threads. A time is the median over cycles (lower to upper quartile); a ratio is of two forms in the same cycle. The ratio
-that counts is ours / their best form: on a CPU ours as shipped, on a GPU ours on one device, with arrays that stay there. Memory is
+that counts is ours / their best form: on a CPU ours as configured, on a GPU by plain jit, with arrays that stay there. Memory is
 the resident peak of each process, while running and ever, with compiling; on a GPU the device's, ever.
 """
 

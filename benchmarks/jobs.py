@@ -9,7 +9,8 @@ import counts
 import numpy as np
 import parts
 
-SHIPPED, ONE, TWO = "as shipped", "one device", "2 devices"
+PLAIN, ONE, TWO = "plain jit", "1 device", "2 devices"
+NARROW = 48  # channels below which the configurations have two virtual devices (demo, reference), and others one
 EAGER = ("eager", "channels_last", "compiled")
 FROZEN = (*EAGER, "compiled, frozen")  # where nothing is differentiated
 WHOLE = ("channels_last", "compiled, frozen")  # of whole runs
@@ -38,7 +39,7 @@ class Job(NamedTuple):
       per: settings whose product is the number of units of work in a call, unless it says by itself how many it made (MADE).
       bounds: result -> largest permitted relative difference between the sides.
       defaults: settings, beside width and batch.
-      ours, theirs: forms on a CPU; the ratio that counts is of the first of ours.
+      ours, theirs: forms on a CPU; see `forms` for the one of ours that counts.
       network: whether it runs the network, so that width and batch mean something, and a GPU may be used.
       goal: what ours / theirs should be at most, on a CPU; None where none is set.
       rate: units of work a second that one H200 should do at width 64 and 64x64 pixels; None where none is set.
@@ -50,7 +51,7 @@ class Job(NamedTuple):
     per: tuple[str, ...]
     bounds: dict[str, float]
     defaults: Mapping[str, Any] = MappingProxyType({})
-    ours: tuple[str, ...] = (SHIPPED, ONE, TWO)
+    ours: tuple[str, ...] = (ONE, TWO, PLAIN)
     theirs: tuple[str, ...] = EAGER
     network: bool = True
     goal: float | None = None
@@ -64,7 +65,7 @@ BLIND = {"steps": 1, "matching_steps": 200, "draws": 1, "h0": 0.01, "beta": 0.01
 TRAINED = {"first loss": 1e-4, "first gradient norm": 1e-3, "losses": 1e-2, "image after": 5e-2}
 # Adam's first step is as large for a gradient of 1e-7 as for one of 1, and takes its sign.
 MATCHED = {"phi": 1e-4, "first matching loss": 1e-3, "losses": 1e-3, "gradient": GRADIENTS, "moved images": 5e-2}
-DATA, RUN = {"ours": (SHIPPED,), "network": False}, {"ours": (SHIPPED,), "theirs": WHOLE}
+DATA, RUN = {"ours": (ONE,), "network": False}, {"ours": (ONE,), "theirs": WHOLE}
 JOBS = {
     "forward": Job("noisy images -> denoised ones", *AN_IMAGE, {"image": 1e-4}, theirs=FROZEN, goal=0.9, rate=44_400),
     "training": Job("a training step: noise, forward, backward, Adam", *AN_IMAGE, TRAINED, goal=0.9, rate=14_800),
@@ -96,7 +97,7 @@ JOBS = {
     "parts": Job(
         "a part of a training step by itself, on one device: " + ", ".join(parts.PARTS),
         *("ms a step", 1e3, (), {"projections": 1e-3}, {"part": "convolutions"}),
-        **{"ours": (ONE,), "theirs": ("channels_last", "compiled")},
+        **{"ours": (PLAIN,), "theirs": ("channels_last", "compiled")},
     ),
     "input": Job(
         "shuffled batches of uint8 images from a memory map",
@@ -144,12 +145,17 @@ WHOLE_RUN = {"width": 16, "batch": 8}  # of `--whole`
 
 
 def forms(settings: dict[str, Any], device: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(ours, theirs) on a device; the ratio that counts is of the first of ours: on a GPU, arrays stay there, as theirs do."""
+    """(ours, theirs) on a device; the ratio that counts is of the first of ours.
+
+    On a CPU that has as many virtual devices as in the configurations; on a GPU its arrays stay there, as theirs do.
+    """
     job = JOBS[settings["job"]]
     if device == "cpu":
-        return job.ours, job.theirs
+        narrow = job.network and 0 < settings["width"] < NARROW
+        swapped = {ONE: TWO, TWO: ONE} if narrow else {}
+        return tuple(swapped.get(form, form) for form in job.ours), job.theirs
     # All processes' memory is on one GPU: with a large batch, and for whole runs, only one of them is ours.
-    ours = (ONE, SHIPPED) if len(job.ours) > 1 and settings["batch"] <= GPU_BATCHES[16][0] else (ONE,)
+    ours = (PLAIN, ONE) if len(job.ours) > 1 and settings["batch"] <= GPU_BATCHES[16][0] else (PLAIN,)
     graphs = tuple(GPU[2] if form.startswith("compiled") else form for form in job.theirs)
     return ours, GPU if set(EAGER) <= set(job.theirs) else graphs
 
@@ -200,8 +206,9 @@ def name_of(settings: dict[str, Any], device: str) -> str:
 
 
 def bench_forms(settings: dict[str, Any]) -> list[str]:
-    """Ours as shipped, and the compiled form of theirs that the job has."""
-    return [SHIPPED, next(form for form in ("compiled", "compiled, frozen") if form in JOBS[settings["job"]].theirs)]
+    """Ours that counts, and the compiled form of theirs that the job has."""
+    (mine, *_), theirs = forms(settings, "cpu")
+    return [mine, next(form for form in ("compiled", "compiled, frozen") if form in theirs)]
 
 
 def rough(bounds: dict[str, float], dtype: str) -> dict[str, float]:

@@ -77,7 +77,7 @@ def why_no_gpu(torch_python: str) -> str:
     for make in (lambda: sides.ours("ours", around), lambda: sides.theirs("PyTorch", torch_python, around)):
         with contextlib.closing(make()) as side:
             try:
-                side.ask("start", form=jobs.ONE, device="gpu")
+                side.ask("start", form=jobs.PLAIN, device="gpu")
             except sides.SideError as error:
                 return str(error).partition(": ")[2]
     return ""

@@ -108,7 +108,7 @@ def sweep_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         settings = jobs.settings_of("features", network | {"batch": 64, "images": images})
         started = contextlib.closing(sides.ours("ours", measuring.environment("cpu")))
         with tempfile.TemporaryDirectory() as folder, started as side:
-            side.ask("start", form=jobs.SHIPPED, device="cpu")
+            side.ask("start", form=jobs.ONE, device="cpu")
             params = side.ask("params", settings=settings)
             side.ask("open", settings=settings, params=params, inputs=jobs.inputs(settings, folder))
             side.ask("run", calls=1)

@@ -2,9 +2,9 @@
 
     python benchmarks/ours.py FD
 
-Forms: "one device", plain `jax.jit` over one device, its arrays there already; "as shipped", as train.py and analyze.py run it:
-`devices.parallel_step` and `devices.parallel_map`, over one CPU device or over the GPU, with arrays that come from the host and go
-back there at each call; "2 devices", the same over so many virtual CPU devices.
+Forms: "plain jit", over one device, its arrays there already; "1 device" and "2 devices", as train.py and analyze.py run it:
+`devices.parallel_step` and `devices.parallel_map`, over so many virtual CPU devices or over the GPU, with arrays that come from the
+host and go back there at each call.
 
 The pool has as many threads as there are cores, as PyTorch's; in one of several processes one more for each device.
 """
@@ -20,7 +20,7 @@ import jax
 import jaxlib
 import numpy as np
 import serving
-from jobs import ONE
+from jobs import PLAIN
 
 from unetrep_jax import checkpoints, devices, models
 from unetrep_jax.storage import InputError
@@ -83,14 +83,14 @@ class Network:
     def program(self, function: Callable, constants: Any = None) -> Callable:
         """`function(constants, rows) -> rows` as the form runs it; the constants are the parameters unless others are given."""
         constants = self.constants if constants is None else devices.replicate(constants, local=True)
-        if self.form != ONE:
+        if self.form != PLAIN:
             call = devices.parallel_map(function, self.settings["batch"])
             return lambda *rows: call(constants, rows)
         return Program(jax.jit(function), constants)
 
     def put(self, rows: Any) -> Any:
         """Rows where a call takes them from: the device for the plain form, the host for others."""
-        return rows if self.form != ONE else jax.device_put(rows)
+        return rows if self.form != PLAIN else jax.device_put(rows)
 
     def keys(self) -> np.ndarray:
         """Data of one random key for each image."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jobs import ONE
+from jobs import PLAIN
 
 from unetrep_jax import denoiser, devices, noise, reconstruction, sampling, training
 from unetrep_jax.storage import InputError
@@ -70,11 +70,11 @@ class Training(Job):
     def prepare(self):
         network, seed, batch = self.network, self.settings["seed"], self.settings["batch"]
         optimizer = training.adam(training.learning_rate_schedule("constant", 1e-3, steps=1, halve_every=1))
-        is_one, how = network.form == ONE, {"seed": seed, "batch_size": batch}
+        is_plain, how = network.form == PLAIN, {"seed": seed, "batch_size": batch}
         self.batch = self.inputs["images"], np.arange(batch, dtype=np.int32)
         state = devices.to_host(training.init_state(network.params, optimizer))
         network.params = None  # the state has them
-        if is_one:
+        if is_plain:
             step = training.train_step(network.model, optimizer, noise.noise_levels, **how)
             self.step, self.state = jax.jit(step, donate_argnums=0), jax.device_put(state, may_alias=False)
             self.batch = jax.device_put(self.batch)
@@ -88,8 +88,8 @@ class Training(Job):
         return metrics
 
     def program_bytes(self):
-        is_one = self.network.form == ONE
-        return bytes_of(self.step.lower(self.state, self.batch).compile()) if is_one else None
+        is_plain = self.network.form == PLAIN
+        return bytes_of(self.step.lower(self.state, self.batch).compile()) if is_plain else None
 
     def given(self):
         """The noise that our step draws by itself: its noisy images [steps b h w c], of the first steps."""
