@@ -248,6 +248,38 @@ def test_sums_and_derivatives_per_channel_are_those_of_plain_arithmetic():
         chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("norm", list(models.NORM_AXES))
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (3, 8, 8, 6), (1, 2, 6, 1), (2, 1, 1, 8)])
+def test_division_by_the_deviation_and_its_derivatives_are_those_of_the_formula(norm, shape):
+    axes = models.NORM_AXES[norm]
+    x, g, h = 3 + jax.random.normal(jax.random.key(0), (3, *shape))
+
+    def formula(x):
+        return x / (jnp.std(x, axis=axes, keepdims=True) + 1e-5)
+
+    def results(divide):
+        def gradient(x):
+            return jax.grad(lambda x: jnp.sum(g * divide(x)))(x)
+
+        return divide(x), gradient(x), jax.grad(lambda x: jnp.sum(h * gradient(x)))(x)
+
+    ours = results(lambda x: models.divide_by_deviation(x, axes))
+    value = np.asarray(x, np.float64)
+    value /= value.std(axes, keepdims=True) + 1e-5
+    np.testing.assert_allclose(ours[0], value, rtol=1e-4)
+    if norm == "layer" or shape[1:3] != (1, 1):  # where all are constant the formula's own derivative is not a number
+        for one, other in zip(ours, results(formula), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("norm", list(models.NORM_AXES))
+def test_a_constant_image_is_divided_by_the_small_number_alone_and_so_are_changes(norm):
+    x, g = jnp.stack([jnp.full((4, 4, 3), 0.0), jnp.full((4, 4, 3), 2.0)]), jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    value, back = jax.vjp(lambda x: models.divide_by_deviation(x, models.NORM_AXES[norm]), x)
+    np.testing.assert_allclose(value, x / 1e-5, rtol=1e-5)
+    np.testing.assert_allclose(back(g)[0], g / 1e-5, rtol=1e-5)
+
+
 def test_rematerialised_gradients_are_the_same_and_keep_less():
     def loss(model):
         return lambda params, images: jnp.sum(model.apply({"params": params}, images)[0] ** 2)
