@@ -38,7 +38,7 @@ GAIN_INITS: dict[str, Callable] = {"near_zero": near_zero_gain, "one": nn.initia
 
 
 def _added_up(x: Float[Array, "n rows c"]) -> Float[Array, "n fewer c"]:
-    """Sums of up to eight rows each, element by element: for that XLA has vector operations on a CPU, for whole sums slower loops."""
+    """Sums of up to eight rows each, element by element: XLA makes vector operations of that on a CPU, of whole sums slow loops."""
     images, rows, channels = x.shape
     slices = math.gcd(rows, SLICES)
     parts = x.reshape(images, slices, rows // slices, channels)
