@@ -234,7 +234,9 @@ def test_an_image_size_that_does_not_divide_is_refused(small):
         model.apply({"params": params}, jnp.zeros((1, 12, 16, 3)))
 
 
-def test_sums_and_derivatives_per_channel_are_those_of_plain_arithmetic():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_sums_and_derivatives_per_channel_are_those_of_plain_arithmetic(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x, y = jax.random.normal(jax.random.key(0), (2, 3, 5, 4, 7))
     parameter = jax.random.normal(jax.random.key(1), (1, 1, 1, 7))
     np.testing.assert_allclose(models.sum_per_channel(x), np.asarray(x).sum((0, 1, 2), keepdims=True), rtol=1e-5, atol=1e-5)
@@ -250,7 +252,9 @@ def test_sums_and_derivatives_per_channel_are_those_of_plain_arithmetic():
 
 @pytest.mark.parametrize("norm", list(models.NORM_AXES))
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (3, 8, 8, 6), (1, 2, 6, 1), (2, 1, 1, 8)])
-def test_division_by_the_deviation_and_its_derivatives_are_those_of_the_formula(norm, shape):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_division_by_the_deviation_and_its_derivatives_are_those_of_the_formula(norm, shape, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     axes = models.NORM_AXES[norm]
     x, g, h = 3 + jax.random.normal(jax.random.key(0), (3, *shape))
 

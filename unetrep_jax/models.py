@@ -39,20 +39,15 @@ GAIN_INITS: dict[str, Callable] = {"near_zero": near_zero_gain, "one": nn.initia
 
 def _added_up(x: Float[Array, "n rows c"]) -> Float[Array, "n fewer c"]:
     """Sums of up to eight rows each, element by element: XLA makes vector operations of that on a CPU, of whole sums slow loops."""
-    images, rows, channels = x.shape
-    slices = math.gcd(rows, SLICES)
-    parts = x.reshape(images, slices, rows // slices, channels)
-    return functools.reduce(jnp.add, (parts[:, k] for k in range(slices)))
+    return functools.reduce(jnp.add, jnp.split(x, math.gcd(x.shape[1], SLICES), axis=1))
 
 
 def sum_per_image(x: Float[Array, "b h w c"], axes: tuple[int, ...]) -> Float[Array, "b 1 1 k"]:
-    """Sum over `axes`, (1, 2, 3) or (1, 2), of each image; k is 1 or c. On a CPU in slices (`_added_up`)."""
-
-    def in_slices(x):
-        rows = _added_up(x.reshape(len(x), -1, x.shape[-1]))
-        return jnp.sum(rows, axis=(1, 2) if 3 in axes else 1).reshape(len(x), 1, 1, -1)
-
-    return jax.lax.platform_dependent(x, cpu=in_slices, default=lambda x: jnp.sum(x, axis=axes, keepdims=True))
+    """Sum over `axes`, (1, 2, 3) or (1, 2), of each image; k is 1 or c. Where JAX runs on a CPU, in slices (`_added_up`)."""
+    if jax.default_backend() != "cpu":
+        return jnp.sum(x, axis=axes, keepdims=True)
+    rows = _added_up(x.reshape(len(x), -1, x.shape[-1]))
+    return jnp.sum(rows, axis=(1, 2) if 3 in axes else 1).reshape(len(x), 1, 1, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -90,14 +85,12 @@ divide_by_deviation.defvjp(_divide_by_deviation, _divide_by_deviation_backward)
 def sum_per_channel(x: Float[Array, "b h w c"]) -> Float[Array, "1 1 1 c"]:
     """sum_{b, h, w} x[b, h, w, c], in x's type.
 
-    On a CPU in slices (`_added_up`), and then as a product with ones: XLA compiles that to vector operations too.
+    Where JAX runs on a CPU, in slices (`_added_up`), and then as a product with ones: XLA compiles that to vector operations too.
     """
-
-    def product(x):
-        rows = _added_up(x.astype(jnp.float32).reshape(1, -1, x.shape[-1]))[0]
-        return (jnp.ones((1, len(rows))) @ rows).astype(x.dtype).reshape(1, 1, 1, -1)
-
-    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: jnp.sum(x, axis=(0, 1, 2), keepdims=True))
+    if jax.default_backend() != "cpu":
+        return jnp.sum(x, axis=(0, 1, 2), keepdims=True)
+    rows = _added_up(x.astype(jnp.float32).reshape(1, -1, x.shape[-1]))[0]
+    return (jnp.ones((1, len(rows))) @ rows).astype(x.dtype).reshape(1, 1, 1, -1)
 
 
 @jax.custom_vjp
