@@ -1,7 +1,7 @@
 """Devices and processes: the only module that knows that they exist.
 
 Data parallelism by `jax.pmap`: the state is one ordinary pytree, replicated; the leading axis of the data is split over all
-devices of all processes; functions inside use the axis name `AXIS` for their sums.
+devices of all processes; sums over them are made here (`parallel_step`), so that nothing else knows of an axis.
 """
 
 import contextlib
