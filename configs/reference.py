@@ -15,7 +15,7 @@ DATA holds `tiny_imagenet`: 80,800 ImageNet photographs at 64x64 for training an
 
 It is not the paper's recipe: with that, so short a training left all but the two outer scales silent (docs/results.md). No biases,
 initial gains of 1 and decoders of 2 layers, not 6, keep the inner scales in use; clipped gradients and bfloat16 train faster. That
-is meant for processors that have its matrix products (Intel's, from Sapphire Rapids on); on others it was not tried.
+is meant for processors that have products of bfloat16 numbers (Intel's from Sapphire Rapids on, AMD's from Zen 4 on).
 Cost: 0.65 GFLOP an image forward, three times that with gradients. The analysis is set for two CPU cores too.
 """
 

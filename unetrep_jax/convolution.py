@@ -143,9 +143,9 @@ def has_onednn(dtype: Any) -> bool:
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for products of matrices of bfloat16 (AMX; Intel, from Sapphire Rapids on)."""
+    """Whether the processor has products of bfloat16 numbers: AVX-512's (AMD's from Zen 4 on; Intel's from Sapphire Rapids on)."""
     try:
-        return " amx_bf16 " in Path("/proc/cpuinfo").read_text()
+        return " avx512_bf16 " in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
 
