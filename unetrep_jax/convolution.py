@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 ONEDNN_TRIED_IN = ("0.10.2", "0.12.0.1")
 PLATFORM = sys.platform, platform.machine()
 GRADIENT_BYTES = 800_000  # of the change that a piece of a kernel's gradient is computed from
+FEW_CHANNELS = 128  # with as many, a kernel's gradient takes what its products do, whichever of its two sides is copied
 SWITCH = "UNETREP_ONEDNN"  # environment variable; "0" leaves oneDNN out
 
 
@@ -89,6 +90,8 @@ def _kernel_gradient(x: Array, change: Array, size: int, padding: str) -> Array:
     Kernels' columns b are its images, channels i its columns, and the places (n, c) of a row its channels: large matrix products,
     of which rows a of the kernel are the output's rows.
     """
+    if change.shape[-1] < min(x.shape[-1], FEW_CHANNELS):  # what is stacked below is better the smaller of the two
+        return _kernel_gradient(change, x, size, padding)[::-1, ::-1].swapaxes(2, 3)
     images, height, width, channels = x.shape
     # Beyond the processor's second cache a product takes several times as long: as many images at a time as fit.
     most = max(1, GRADIENT_BYTES // change[0].nbytes)
