@@ -79,7 +79,7 @@ class Batches(Iterator[Batch]):
     def _positions(self, step: int, part: slice) -> Int32[np.ndarray, " p"]:
         """Which images of the set stand in this part of the batch of `step`, in order."""
         first = step * self._batch_size
-        # Grain takes some 9 us a place, so a process that drew other processes' parts too would wait for it on a pod.
+        # Grain takes microseconds a place: a process that drew the others' parts too would wait for it on a pod.
         return np.array([self._order[i] for i in range(first + part.start, first + part.stop)], np.int32)
 
     def _gather(self, step: int) -> Batch:
