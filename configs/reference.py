@@ -1,4 +1,4 @@
-"""The reference model of `pretrained/`, trained on two CPU cores, in stretches that each begin with the last one's parameters.
+r"""The reference model of `pretrained/`, trained on two CPU cores, in stretches that each begin with the last one's parameters.
 
     TRAIN="python train.py --config configs/reference.py --config.data.data_dir=DATA"
     WHOLE="--config.train.crop=0 --config.train.batch_size=16 --config.train.schedule=cosine --config.train.learning_rate=1.5e-3
@@ -7,7 +7,12 @@
     $TRAIN --workdir runs/1
     $TRAIN --workdir runs/2 --config.train.start_from=runs/1/last $WHOLE --config.train.epochs=3.2 --config.seed=1
     $TRAIN --workdir runs/3 --config.train.start_from=runs/2/last $WHOLE --config.train.epochs=5 --config.seed=2
-    python -m unetrep_jax.checkpoints runs/3/last pretrained/photo24 --dtype bfloat16
+    python -m unetrep_jax.checkpoints runs/3/last runs/3-parameters --dtype bfloat16
+    $TRAIN --workdir runs/4 --config.train.start_from=runs/3-parameters $WHOLE --config.train.epochs=10 --config.seed=3
+    python -m unetrep_jax.checkpoints runs/4/last runs/4-parameters --dtype bfloat16
+    $TRAIN --workdir runs/5 --config.train.start_from=runs/4-parameters $WHOLE --config.train.epochs=11 --config.seed=4 \
+      --config.train.learning_rate=1e-3
+    python -m unetrep_jax.checkpoints runs/5/last pretrained/photo24 --dtype bfloat16
 
 The first trains on random 32x32 squares with a constant learning rate, the others on whole images until it is 0. A further one
 begins with the model itself, and a seed of its own. `pretrained/photo24/README.md` tells how long they took and what came of them.
