@@ -15,7 +15,8 @@ SCRIPTS = ("train", "analyze")
 MAY_IMPORT = {
     "storage": set(),
     "denoiser": set(),
-    "convolution": set(),
+    "winograd": set(),
+    "convolution": {"winograd"},
     "models": {"convolution"},
     "data": set(),
     "programs": set(),

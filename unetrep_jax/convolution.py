@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import jaxlib
 from jaxtyping import Array, Float
 
+from unetrep_jax import winograd
+
 # Versions of jaxlib whose way of calling oneDNN was tried; XLA promises nothing about it, and one that it does not know aborts.
 ONEDNN_TRIED_IN = ("0.10.2", "0.12.0.1")
 PLATFORM = sys.platform, platform.machine()
@@ -69,6 +71,9 @@ def kernel_gradient(
     if not has_onednn(x.dtype):
         return by_jax(x, change)
     by_onednn = functools.partial(_kernel_gradient, size=size, padding=padding)
+    channels = x.shape[-1], change.shape[-1]
+    if size == 3 and x.dtype == jnp.float32 and winograd.pays(*x.shape[:3], channels, gradient=True):
+        by_onednn = functools.partial(_kernel_gradient_in_tiles, padding=padding)
     return jax.lax.platform_dependent(x, change, cpu=by_onednn, default=by_jax)
 
 
@@ -112,12 +117,22 @@ def _kernel_gradient(x: Array, change: Array, size: int, padding: str) -> Array:
     return total.swapaxes(0, 1).astype(x.dtype)
 
 
+def _kernel_gradient_in_tiles(x: Array, change: Array, padding: str) -> Array:
+    x, pad = _with_surroundings(x, 1, padding)
+    return winograd.kernel_gradient(x, change, pad)
+
+
 def _same_size(x: Array, kernel: Array, padding: str, within: Callable) -> Array:
     """`within` is `plain` or `fast`."""
-    pad = kernel.shape[0] // 2
-    if padding == "circular":
-        return within(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="wrap"), kernel, 0)
+    x, pad = _with_surroundings(x, kernel.shape[0] // 2, padding)
     return within(x, kernel, pad)
+
+
+def _with_surroundings(x: Array, pad: int, padding: str) -> tuple[Array, int]:
+    """(x with what a convolution sees outside, 0), or, where those are zeros, (x, how many of them on each side)."""
+    if padding == "circular":
+        return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="wrap"), 0
+    return x, pad
 
 
 def plain(x: Float[Array, "b h w i"], kernel: Float[Array, "k1 k2 i o"], pad: int) -> Float[Array, "b h2 w2 o"]:
@@ -135,7 +150,7 @@ def fast(x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"], pad: int) 
     """
     if x.dtype != kernel.dtype or not has_onednn(x.dtype):
         return plain(x, kernel, pad)
-    return jax.lax.platform_dependent(x, kernel, cpu=_onednn(pad, x.dtype), default=functools.partial(plain, pad=pad))
+    return jax.lax.platform_dependent(x, kernel, cpu=_on_cpu(pad, x.dtype), default=functools.partial(plain, pad=pad))
 
 
 def has_onednn(dtype: Any) -> bool:
@@ -154,15 +169,39 @@ def multiplies_bfloat16() -> bool:
 
 
 @functools.cache
-def _onednn(pad: int, dtype: Any) -> Callable[[Array, Array], Array]:
-    """(x, kernel) -> their convolution by oneDNN, of type `dtype`. Images of a `vmap` make one batch, as of any convolution."""
+def _on_cpu(pad: int, dtype: Any) -> Callable[[Array, Array], Array]:
+    """(x, kernel) -> their convolution, of type `dtype`, theirs, with the fewest multiplications that pay."""
 
-    @jax.custom_batching.custom_vmap
     def call(x: Array, kernel: Array) -> Array:
-        height, width = (of + 2 * pad - by + 1 for of, by in zip(x.shape[1:3], kernel.shape[:2], strict=True))
-        out = jax.ShapeDtypeStruct((x.shape[0], height, width, kernel.shape[-1]), dtype)
+        height, width = _sides(x, kernel, pad)
+        can_be_tiled = dtype == jnp.float32 and kernel.shape[:2] == (3, 3)
+        if can_be_tiled and winograd.pays(len(x), height, width, kernel.shape[2:]):
+            return winograd.convolve(x, kernel, pad)
+        return _onednn(pad, dtype)(x, kernel)
+
+    return _one_batch(call, pad, dtype)
+
+
+@functools.cache
+def _onednn(pad: int, dtype: Any) -> Callable[[Array, Array], Array]:
+    """(x, kernel) -> their convolution by oneDNN, of type `dtype`."""
+
+    def call(x: Array, kernel: Array) -> Array:
+        out = jax.ShapeDtypeStruct((len(x), *_sides(x, kernel, pad), kernel.shape[-1]), dtype)
         settings = {"custom_call_api_version": 1, "legacy_backend_config": _description(pad)}
         return jax.ffi.ffi_call("__onednn$convolution", out, **settings)(x, kernel)
+
+    return _one_batch(call, pad, dtype)
+
+
+def _sides(x: Array, kernel: Array, pad: int) -> tuple[int, int]:
+    """Height and width of their convolution."""
+    return x.shape[1] + 2 * pad - kernel.shape[0] + 1, x.shape[2] + 2 * pad - kernel.shape[1] + 1
+
+
+def _one_batch(convolve: Callable[[Array, Array], Array], pad: int, dtype: Any) -> Callable[[Array, Array], Array]:
+    """The same convolution, to numbers of type `dtype`, for which images of a `vmap` make one batch."""
+    call = jax.custom_batching.custom_vmap(convolve)
 
     @call.def_vmap
     def _batched(count, is_batched, x, kernel):
