@@ -57,7 +57,7 @@ def parse(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu", "both"), help="default: both, if there is a GPU")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of convolutions")
     parser.add_argument("--cycles", type=positive, help="of turns, at most (default: 5)")
-    parser.add_argument("--turn-seconds", type=float, default=0.7, help="shortest turn; a call is repeated so long")
+    parser.add_argument("--turn-seconds", type=float, default=1.5, help="shortest turn; a call is repeated so long")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of a measurement's turns, after one cycle")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="begins none that would end later, as long as the last"
