@@ -3,9 +3,9 @@
     python benchmarks/convolutions.py [--width 64] [--batch 4] [--turns 15]
 
 For each size and number of channels of the published network at 64x64: milliseconds of a convolution of the whole batch by oneDNN
-and in tiles, and of its kernel's gradient, each its program on one device, in turns; the ratio in one turn, median (quartiles). Sums
-of products are what the program would take in place of tiles. The error is the root mean square difference of the two, in standard
-deviations. Where tiles are taken is marked, so that what `winograd.pays` says can be checked on another machine.
+and in tiles, and of its kernel's gradient, each its program on one device, in turns; their ratio in one turn; median (quartiles).
+Sums of products are what the program would take in place of tiles. The error is the root mean square difference of the two, in
+standard deviations. Where tiles are taken is marked, so that what `winograd.pays` says can be checked on another machine.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     devices.start()
     if not convolution.has_onednn(jnp.float32):
-        raise SystemExit("convolutions.py: convolutions are XLA's own here (convolution.has_onednn), so there is nothing to compare.")
+        raise SystemExit("convolutions.py: convolutions are XLA's own here (convolution.has_onednn): nothing to compare.")
     tables.facts(jax=jax.__version__, width=str(arguments.width), batch=str(arguments.batch))
     rows = [measure(shape, arguments.batch, arguments.turns) for shape in shapes(arguments.width)]
     for name in ("forward", "gradient"):
