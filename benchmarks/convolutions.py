@@ -9,6 +9,7 @@ standard deviations. Where tiles are taken is marked, so that what `winograd.pay
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tables
+from compare import positive
 
 from unetrep_jax import convolution, devices, models, winograd
 
@@ -51,8 +53,9 @@ def in_turns(programs: list[Callable[[], Any]], turns: int) -> np.ndarray:
 
 
 def measure(shape: tuple[int, int, int], batch: int, turns: int) -> dict[str, Any]:
-    """A row of the table."""
+    """A row of both tables; random images, kernels and changes of seed 0."""
     side, inputs, outputs = shape
+    print(f"{side}x{side}, {inputs} to {outputs} channels ...", file=sys.stderr, flush=True)
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.nn.relu(jax.random.normal(keys[0], (batch, side, side, inputs)))
     kernel = jax.random.normal(keys[1], (3, 3, inputs, outputs)) * (2 / (9 * inputs)) ** 0.5
@@ -82,9 +85,9 @@ def measure(shape: tuple[int, int, int], batch: int, turns: int) -> dict[str, An
 def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=64, help="of the published network")
-    parser.add_argument("--batch", type=int, default=4, help="images")
-    parser.add_argument("--turns", type=int, default=15, help="calls of each program that are timed")
+    parser.add_argument("--width", type=positive, default=64, help="of the published network")
+    parser.add_argument("--batch", type=positive, default=4, help="images")
+    parser.add_argument("--turns", type=positive, default=15, help="calls of each program that are timed")
     arguments = parser.parse_args()
     devices.start()
     if not convolution.has_onednn(jnp.float32):

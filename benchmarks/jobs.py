@@ -128,12 +128,8 @@ DATA_BATCHES = (64, 512)  # of the input pipeline
 SWEEP_IMAGES = {64: 1000}  # width -> images of the feature sweep, where the job's own number takes too long
 # What `make bench` runs, the costliest first, so that what is begun does not take longer than what came before.
 #
-# Seconds of a cycle, which is two turns of each form, of a call or more and one before them, by the times in docs/performance.md
-# (of theirs at width 64, not measured, as long as ours): 10.7, 7.3, 5.9, 4.6, 4.2, 3.0, in all 36. Three cycles, two calls of the
-# rehearsal and those of the agreement make about 145. Of 9.5 minutes that leaves 70 s to start and compile each of the six: ours
-# take up to 20 (the demo's first step), theirs are not measured. Hence one form of theirs, which was the best of each job there, a
-# level of few steps, and no blind reconstruction, whose work is that of the other. With convolutions in tiles and turns of 1.5 s
-# it all took five minutes on 2 cores of an AMD EPYC.
+# Ten minutes are allowed; with turns of 1.5 s it took five on 2 cores of an AMD EPYC. Hence one form of theirs, the compiled one, a
+# level of few steps, and no blind reconstruction, whose work is that of the other.
 BENCH = (
     ("training", {"width": 64, "batch": 4}),
     ("matching", {"width": 16, "batch": 32}),

@@ -66,8 +66,9 @@ class Worker:
         """Lets the peak of `peak_mib` begin anew (Linux), without what was freed, of which the C library keeps some."""
         self.ever = self.peak_mib()["ever"]
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
     def device_mib(self) -> dict[str, float]:

@@ -56,7 +56,7 @@ def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], pad: i
     transformed = jax.lax.optimization_barrier(_of_kernel(kernel))
 
     def of_some(x):
-        x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
+        x = _padded(x, pad)
         down, across = ((side - 2) // TILE for side in x.shape[1:3])
         products = _multiply(_tiles(x, POINTS, _of_input), transformed)
         return _image(products.reshape(POINTS, POINTS, len(x), down, across, outputs))
@@ -69,19 +69,27 @@ def convolve(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], pad: i
 def kernel_gradient(
     x: Float[Array, "b h w i"], change: Float[Array, "b h2 w2 o"], pad: int
 ) -> Float[Array, "3 3 i o"]:
-    """Derivative of sum(change convolve(x, kernel, pad)) by the kernel: G^T [sum over tiles of (B^T d B) * (A change A^T)] G."""
+    """Derivative of sum(change convolve(x, kernel, pad)) by the kernel; sizes and `pad` as there. Not to be differentiated.
+
+        out[a, b, i, o] = sum_{n, r, c} x[n, r + a - pad, c + b - pad, i] change[n, r, c, o]
+                        = (G^T [sum over tiles of (B^T d_i B) * (A change_o A^T)] G)[a, b]
+    """
     size = POINTS**2, x.shape[-1], change.shape[-1]
     together = _together(x.shape, max(size[1:]), math.prod(size))
 
     def of_some(total, some):
         x, change = some
-        x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
-        tiles = _tiles(x, POINTS, _of_input), _tiles(change, TILE, _of_change)
+        tiles = _tiles(_padded(x, pad), POINTS, _of_input), _tiles(change, TILE, _of_change)
         return total + _multiply(*tiles, transpose=True), None
 
     parts = (part.reshape(-1, together, *part.shape[1:]) for part in (x, change))
     total, _ = jax.lax.scan(of_some, jnp.zeros(size, x.dtype), tuple(parts))
     return _to_kernel(total)
+
+
+def _padded(x: Float[Array, "b h w c"], pad: int) -> Float[Array, "b h2 w2 c"]:
+    """With zeros around, in memory: within the transforms' loops each value's place would be compared with the edges."""
+    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))))
 
 
 def _together(shape: tuple[int, ...], channels: int, kernel_size: int) -> int:
