@@ -113,7 +113,7 @@ def sizes(job: str, device: str, arguments: argparse.Namespace) -> list[dict[str
 
 def is_disturbed(result: dict[str, Any]) -> bool:
     """Whether something else computed in any turn of this."""
-    return max(result["idle"], result["others"]) > measuring.DISTURBED
+    return max(result["idle"], result["others"]) > tables.BUSY
 
 
 def shown(result: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ import tables
 CHECKED_BATCH = 8  # images in the check of lower precision
 LONGEST = 200  # calls in a turn
 SLOW = 5.0  # seconds; a first call that took less is made once more before the turns begin, for it may have compiled something
-DISTURBED = 0.15  # share of a core used by others, above which a measurement means little
 
 Sides = dict[str, sides.Side]
 

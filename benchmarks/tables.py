@@ -4,11 +4,16 @@ import numbers
 import os
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import serving
+import sides
+
+BUSY = 0.15  # share of a core used by others, above which times mean little
+LOOK = 1.0  # seconds
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -46,16 +51,24 @@ def processor() -> str:
     return f"{names[0] if names else platform.processor()}, {serving.cores()} cores"
 
 
+def in_use() -> float:
+    """Cores that others use now (Linux; elsewhere 0): the system's load average would still have what ended minutes ago."""
+    before, start = sides.machine_seconds(), time.perf_counter()
+    time.sleep(LOOK)
+    return (sides.machine_seconds() - before) / (time.perf_counter() - start)
+
+
 def facts(**more: str) -> dict[str, str]:
     """Prints what is measured, on what and with what; returns it."""
+    others = in_use()
     found = {
         "cpu": processor(),
-        "load": f"{os.getloadavg()[0]:.1f}",
+        "others use": f"{others:.0%} of a core",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         **more,
     }
     for name, value in found.items():
         print(f"{name:16s}{value}")
-    if os.getloadavg()[0] > 1:
+    if others > BUSY:
         print("The machine is busy: the times below mean little, PyTorch's least of all.")
     return found
